@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What can go wrong, named so that the user knows what to do about it.
+
+use std::path::PathBuf;
+
+use crate::vgg::Layer;
+
+/// The result of every operation of this library that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the stylizer. Its text names the file, setting, size or value at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A weights file that cannot be opened or read.
+    #[error("cannot read the weights file {}: {source}", path.display())]
+    WeightsUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A weights file that is damaged, truncated, or not in the safetensors format.
+    #[error("{origin} is not a complete safetensors file: {source}")]
+    WeightsDamaged {
+        /// The file, or "the built-in weights".
+        origin: String,
+        /// What the parser said.
+        source: candle_core::Error,
+    },
+
+    /// A tensor of the weights that is missing, has a wrong shape, or holds a value that is no number.
+    #[error("{origin}: tensor {tensor}: {problem}")]
+    WeightsTensor {
+        /// The file, or "the built-in weights".
+        origin: String,
+        /// The name of the tensor at fault.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// A layer name that VGG does not have.
+    #[error(
+        "\"{name}\" is not a layer of VGG: layers are named relu<block>_<convolution>, \
+         relu1_1 to relu5_4, several of them separated by commas"
+    )]
+    UnknownLayer {
+        /// The name as it was given.
+        name: String,
+    },
+
+    /// A layer that VGG has, but not the weights in use.
+    #[error("{setting}: the weights have no layer {layer}, they have {}", join(available))]
+    LayerNotInWeights {
+        /// The setting that asks for the layer.
+        setting: &'static str,
+        /// The layer.
+        layer: Layer,
+        /// The layers that the weights have.
+        available: Vec<Layer>,
+    },
+
+    /// A setting whose value makes no sense.
+    #[error("{setting} is {value}: it must be {expected}")]
+    Setting {
+        /// The setting, as the element's property is called.
+        setting: &'static str,
+        /// The value it was given.
+        value: String,
+        /// The values it takes.
+        expected: &'static str,
+    },
+
+    /// A style that is neither a picture file nor the name of a built-in style.
+    #[error("there is no style {path}: no such file, and the built-in styles are {available}")]
+    StyleMissing {
+        /// The path or name as it was given.
+        path: String,
+        /// The names of the built-in styles.
+        available: String,
+    },
+
+    /// A style file that cannot be decoded.
+    #[error(
+        "the style {path} cannot be used: {source} (a PNG, JPEG, WebP, BMP or TIFF picture of at most {} x {} pixels is wanted)",
+        crate::style::MAX_SIDE,
+        crate::style::MAX_SIDE
+    )]
+    StyleUndecodable {
+        /// The style's file.
+        path: String,
+        /// What the decoder said.
+        source: image::ImageError,
+    },
+
+    /// An image too small for the deepest layer in use: after the pooling in front of that layer nothing is left.
+    #[error("the {what} is {width}x{height} pixels at the working size: {layer} needs at least {needed}x{needed}")]
+    TooSmall {
+        /// What the image is: "frame" or "style".
+        what: &'static str,
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// The deepest layer in use.
+        layer: Layer,
+        /// The shortest side that this layer can see, in pixels.
+        needed: usize,
+    },
+
+    /// Pixels whose number does not fit the size they are said to have.
+    #[error("an image of {width}x{height} pixels needs {expected} values, it has {actual}")]
+    ImageSize {
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+        /// How many values an image of this size has.
+        expected: usize,
+        /// How many there are.
+        actual: usize,
+    },
+
+    /// A frame was to be stylized before a style was set.
+    #[error("no style is set: call set_style before the first frame")]
+    NoStyle,
+
+    /// A device that this build or this machine does not have.
+    #[error("device \"{name}\" cannot be used: {problem}")]
+    Device {
+        /// The device as it was given.
+        name: String,
+        /// Why not.
+        problem: String,
+    },
+
+    /// A tensor operation failed; on a GPU most often because its memory is full.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+
+    /// Resizing failed.
+    #[error("cannot resize an image: {0}")]
+    Resize(String),
+}
+
+fn join(layers: &[Layer]) -> String {
+    let names: Vec<String> = layers.iter().map(Layer::to_string).collect();
+    names.join(", ")
+}

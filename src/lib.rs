@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MPL-2.0
+mod error;
+pub mod objective;
+pub mod style;
+pub mod stylizer;
+pub mod vgg;
+pub use error::{Error, Result};

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The objective in candle's tensor operations, on any of its devices.
+//!
+//! The gradient is written out, layer by layer, instead of being left to candle's automatic differentiation: that
+//! computes the gradients of all weights as well, and its max-pooling passes on only a part of the gradient. Other
+//! implementations of the objective are tested against this one.
+
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig, Module};
+
+use super::{Gram, LossWeights, Losses, Network, Objective, Pooling};
+use crate::{
+    Error, Result,
+    stylizer::Image,
+    vgg::{Convolution, Layer, Vgg},
+};
+
+/// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
+const SMALLEST_NORM: f64 = 1e-20;
+
+/// The objective by tensor operations. See [`Objective`].
+pub struct ReferenceObjective {
+    network: Network,
+    stages: Vec<Stage>,
+    mean: Tensor,
+    device: Device,
+    dtype: DType,
+    style: Vec<Target>,
+    content: Vec<Target>,
+}
+
+/// A step on the way of an image through VGG.
+enum Stage {
+    Convolution {
+        layer: Layer,
+        forward: Conv2d,
+        /// Takes the gradient of the output to the gradient of the input: the same convolution with each kernel
+        /// turned by half a turn and inputs and outputs swapped.
+        backward: Conv2d,
+    },
+    Pooling(Pooling),
+}
+
+/// Feature maps or a Gram matrix that the image shall have at a layer.
+struct Target {
+    layer: Layer,
+    value: Tensor,
+    squared_norm: f64,
+}
+
+impl ReferenceObjective {
+    /// The objective with these weights, computed in numbers of `dtype`: `F32`, or `F64` to check gradients with.
+    ///
+    /// # Errors
+    ///
+    /// If the weights lack a layer of the network, or if the device has no memory for them.
+    pub fn new(weights: Arc<Vgg>, network: Network, device: &Device, dtype: DType) -> Result<Self> {
+        network.check(&weights)?;
+        let convolutions = network.deepest().map_or(&[][..], |deepest| weights.convolutions_up_to(deepest));
+        let mut stages = Vec::new();
+        let mut poolings = 0;
+        for convolution in convolutions {
+            if convolution.layer.poolings() > poolings {
+                stages.push(Stage::Pooling(network.pooling));
+                poolings += 1;
+            }
+            stages.push(Stage::convolution(convolution, device, dtype)?);
+        }
+        let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
+        let (style, content) = (Vec::new(), Vec::new());
+        Ok(Self { network, stages, mean, device: device.clone(), dtype, style, content })
+    }
+
+    /// The input of the first stage and then the output of each, up to the last of `layers`.
+    fn activations(&self, image: &Image, layers: &[Layer]) -> Result<Vec<Tensor>> {
+        let (width, height) = image.size();
+        let pixels = Tensor::from_slice(image.data(), (1, 3, height, width), &self.device)?;
+        let mut activations = vec![pixels.to_dtype(self.dtype)?.broadcast_sub(&self.mean)?];
+        let end = self.stages.iter().rposition(|stage| stage.layer().is_some_and(|layer| layers.contains(&layer)));
+        for stage in &self.stages[..end.map_or(0, |last| last + 1)] {
+            let next = stage.forward(&activations[activations.len() - 1])?;
+            activations.push(next);
+        }
+        Ok(activations)
+    }
+
+    fn features(&self, image: &Image, layers: &[Layer]) -> Result<Vec<(Layer, Tensor)>> {
+        let outputs = self.activations(image, layers)?.into_iter().skip(1);
+        let of_layers = self.stages.iter().zip(outputs).filter_map(|(stage, output)| Some((stage.layer()?, output)));
+        Ok(of_layers.filter(|(layer, _)| layers.contains(layer)).collect())
+    }
+
+    /// Adds the losses at one layer to `losses` and returns the gradient for its feature maps.
+    fn losses_at(
+        &self,
+        layer: Layer,
+        features: &Tensor,
+        weights: LossWeights,
+        losses: &mut Losses,
+    ) -> Result<Option<Tensor>> {
+        let mut gradient = None;
+        if let Some(target) = self.content.iter().find(|target| target.layer == layer) {
+            let difference = (features - &target.value)?;
+            let share = 1.0 / (self.content.len() as f64 * target.squared_norm);
+            losses.content += share * squared_norm(&difference)?;
+            gradient = Some((difference * (2.0 * share * weights.content))?);
+        }
+        if let Some(target) = self.style.iter().find(|target| target.layer == layer) {
+            let difference = (gram(features)? - &target.value)?;
+            let share = 1.0 / (self.style.len() as f64 * target.squared_norm);
+            losses.style += share * squared_norm(&difference)?;
+            let (_, channels, height, width) = features.dims4()?;
+            // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
+            let slope = 4.0 * share * weights.style / features.elem_count() as f64;
+            let flat = features.reshape((channels, height * width))?;
+            let style = (difference.matmul(&flat)? * slope)?.reshape(features.shape())?;
+            gradient = Some(add(gradient, style)?);
+        }
+        Ok(gradient)
+    }
+}
+
+impl Objective for ReferenceObjective {
+    fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
+        self.network.check_size("style", picture.size())?;
+        let features = self.features(picture, &self.network.style_layers)?;
+        let gram = |(layer, features): (Layer, Tensor)| -> Result<Gram> {
+            let values = gram(&features)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            Ok(Gram { layer, values })
+        };
+        features.into_iter().map(gram).collect()
+    }
+
+    fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
+        let target = |gram: &Gram| -> Result<Target> {
+            let side = gram.layer.channels();
+            let value = Tensor::from_slice(&gram.values, (side, side), &self.device)?.to_dtype(self.dtype)?;
+            Ok(Target { layer: gram.layer, value, squared_norm: gram.squared_norm().max(SMALLEST_NORM) })
+        };
+        self.style = grams.iter().map(target).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn set_content(&mut self, content: &Image) -> Result<()> {
+        self.network.check_size("frame", content.size())?;
+        let target = |(layer, value): (Layer, Tensor)| -> Result<Target> {
+            let squared_norm = squared_norm(&value)?.max(SMALLEST_NORM);
+            Ok(Target { layer, value, squared_norm })
+        };
+        let features = self.features(content, &self.network.content_layers)?;
+        self.content = features.into_iter().map(target).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses> {
+        let (width, height) = gradient.size();
+        if image.size() != (width, height) {
+            let (expected, actual) = (image.data().len(), gradient.data().len());
+            return Err(Error::ImageSize { width, height, expected, actual });
+        }
+        let mut losses = Losses::default();
+        let layers: Vec<Layer> = self.content.iter().chain(&self.style).map(|target| target.layer).collect();
+        let activations = self.activations(image, &layers)?;
+        let mut flowing: Option<Tensor> = None;
+        for (stage, around) in self.stages.iter().zip(activations.windows(2)).rev() {
+            let (input, output) = (&around[0], &around[1]);
+            if let Some(layer) = stage.layer()
+                && let Some(own) = self.losses_at(layer, output, weights, &mut losses)?
+            {
+                flowing = Some(add(flowing, own)?);
+            }
+            flowing = flowing.map(|outer| stage.backward(input, output, &outer)).transpose()?;
+        }
+        match flowing {
+            Some(flowing) => {
+                let values = flowing.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                gradient.data_mut().copy_from_slice(&values);
+            }
+            None => gradient.data_mut().fill(0.0),
+        }
+        Ok(losses)
+    }
+}
+
+impl Stage {
+    fn convolution(convolution: &Convolution, device: &Device, dtype: DType) -> Result<Self> {
+        let shape = (convolution.outputs, convolution.inputs, 3, 3);
+        let weight = Tensor::from_slice(&convolution.weight, shape, device)?.to_dtype(dtype)?;
+        let bias = Tensor::from_slice(&convolution.bias, convolution.outputs, device)?.to_dtype(dtype)?;
+        let turned = weight.flip(&[2, 3])?.transpose(0, 1)?.contiguous()?;
+        let config = Conv2dConfig { padding: 1, ..Default::default() };
+        Ok(Self::Convolution {
+            layer: convolution.layer,
+            forward: Conv2d::new(weight, Some(bias), config),
+            backward: Conv2d::new(turned, None, config),
+        })
+    }
+
+    fn layer(&self) -> Option<Layer> {
+        match self {
+            Self::Convolution { layer, .. } => Some(*layer),
+            Self::Pooling(_) => None,
+        }
+    }
+
+    fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Convolution { forward, .. } => forward.forward(input)?.relu()?,
+            Self::Pooling(Pooling::Max) => input.max_pool2d(2)?,
+            Self::Pooling(Pooling::Average) => input.avg_pool2d(2)?,
+        })
+    }
+
+    /// The gradient for the input, from that for the output.
+    fn backward(&self, input: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Convolution { backward, .. } => {
+                let mask = output.gt(0.0)?.to_dtype(gradient.dtype())?;
+                Ok(backward.forward(&(gradient * mask)?)?)
+            }
+            Self::Pooling(Pooling::Max) => max_pooling_backward(input, output, gradient),
+            Self::Pooling(Pooling::Average) => {
+                let quarter = (gradient * 0.25)?;
+                unpool(&[quarter.clone(), quarter.clone(), quarter.clone(), quarter], input)
+            }
+        }
+    }
+}
+
+/// Hands the gradient of each maximum to the pixel it was taken from, the first one in reading order if several of
+/// the four have it.
+fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = output.dims4()?;
+    let covered = input.narrow(2, 0, 2 * height)?.narrow(3, 0, 2 * width)?.contiguous()?;
+    let windows = covered.reshape(&[batch, channels, height, 2, width, 2])?;
+    let mut unclaimed = gradient.clone();
+    let mut parts = Vec::with_capacity(4);
+    for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let pixels = windows.narrow(3, row, 1)?.narrow(5, column, 1)?.contiguous()?.reshape(output.shape())?;
+        let is_maximum = pixels.eq(output)?.to_dtype(gradient.dtype())?;
+        let part = (&unclaimed * is_maximum)?;
+        unclaimed = (unclaimed - &part)?;
+        parts.push(part);
+    }
+    unpool(&parts, input)
+}
+
+/// Puts four tensors, for the upper left, upper right, lower left and lower right pixel of each window, back between
+/// each other. A last row or column that no window covers becomes zero.
+fn unpool(parts: &[Tensor], input: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = input.dims4()?;
+    let (_, _, half_height, half_width) = parts[0].dims4()?;
+    let row = |left: &Tensor, right: &Tensor| -> Result<Tensor> {
+        let pairs = Tensor::stack(&[left, right], D::Minus1)?;
+        Ok(pairs.reshape((batch, channels, half_height, 2 * half_width))?)
+    };
+    let rows = Tensor::stack(&[row(&parts[0], &parts[1])?, row(&parts[2], &parts[3])?], 3)?;
+    let whole = rows.reshape((batch, channels, 2 * half_height, 2 * half_width))?;
+    let padded = whole.pad_with_zeros(2, 0, height - 2 * half_height)?;
+    Ok(padded.pad_with_zeros(3, 0, width - 2 * half_width)?)
+}
+
+fn gram(features: &Tensor) -> Result<Tensor> {
+    let (_, channels, height, width) = features.dims4()?;
+    let flat = features.reshape((channels, height * width))?;
+    Ok((flat.matmul(&flat.t()?)? / features.elem_count() as f64)?)
+}
+
+fn squared_norm(tensor: &Tensor) -> Result<f64> {
+    // Summed along rows first: one long float32 sum would lose the small values.
+    let rows = tensor.sqr()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
+    Ok(rows.sum_all()?.to_scalar()?)
+}
+
+fn add(sum: Option<Tensor>, term: Tensor) -> Result<Tensor> {
+    match sum {
+        Some(sum) => Ok((sum + term)?),
+        None => Ok(term),
+    }
+}

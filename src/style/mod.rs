@@ -1,0 +1,1 @@
+pub const MAX_SIDE: u32 = 16384;

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The convolutions of VGG16 and VGG19 (Simonyan and Zisserman 2014): which there are, and their weights.
+
+mod weights;
+
+use std::{fmt, str::FromStr};
+
+use crate::{Error, Result};
+
+/// How many channels the convolutions of each block put out.
+const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
+
+/// A layer of VGG: the output of one convolution after its ReLU, for example `relu3_3`.
+///
+/// Layers are ordered by depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Layer {
+    block: u8,
+    convolution: u8,
+}
+
+impl Layer {
+    /// The layer `relu{block}_{convolution}`, both counted from 1; `None` if neither VGG16 nor VGG19 has it.
+    pub fn new(block: u8, convolution: u8) -> Option<Self> {
+        let deepest = [2, 2, 4, 4, 4].get(usize::from(block).checked_sub(1)?)?;
+        (1..=*deepest).contains(&convolution).then_some(Self { block, convolution })
+    }
+
+    /// The number of channels of the feature maps at this layer.
+    pub fn channels(self) -> usize {
+        CHANNELS[usize::from(self.block) - 1]
+    }
+
+    /// How many poolings, each of which halves the size, an image passes on its way to this layer.
+    pub fn poolings(self) -> usize {
+        usize::from(self.block) - 1
+    }
+
+    /// The shortest side in pixels of an image of which this layer still sees one position.
+    pub fn shortest_side(self) -> usize {
+        1 << self.poolings()
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "relu{}_{}", self.block, self.convolution)
+    }
+}
+
+impl FromStr for Layer {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let parse = || {
+            let (block, convolution) = name.strip_prefix("relu")?.split_once('_')?;
+            Self::new(block.parse().ok()?, convolution.parse().ok()?)
+        };
+        parse().ok_or_else(|| Error::UnknownLayer { name: name.to_owned() })
+    }
+}
+
+/// Reads a list of layers such as `relu1_2, relu3_3`. Order and repetitions do not matter: the result is sorted.
+///
+/// An empty list has no layers, which turns a loss off.
+///
+/// # Errors
+///
+/// [`Error::UnknownLayer`] with the first name that is not a layer.
+pub fn parse_layers(list: &str) -> Result<Vec<Layer>> {
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut layers = names.map(str::parse).collect::<Result<Vec<Layer>>>()?;
+    layers.sort_unstable();
+    layers.dedup();
+    Ok(layers)
+}
+
+/// One 3x3 convolution with padding 1, stride 1 and a ReLU after it.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    /// The layer it puts out.
+    pub layer: Layer,
+    /// Channels of its input.
+    pub inputs: usize,
+    /// Channels of its output.
+    pub outputs: usize,
+    /// Weights, `[outputs][inputs][3][3]`.
+    pub weight: Vec<f32>,
+    /// Biases, `[outputs]`.
+    pub bias: Vec<f32>,
+}
+
+/// The convolutions of a VGG network, from the image on, as far as the weights go.
+///
+/// Whatever convention the weights were trained with, here the network takes red, green and blue planes of 0 to 255
+/// from which [`mean`](Self::mean) was subtracted. A 2x2 pooling stands between two blocks.
+#[derive(Debug, Clone)]
+pub struct Vgg {
+    convolutions: Vec<Convolution>,
+    mean: [f32; 3],
+}
+
+impl Vgg {
+    /// The convolutions, in the order an image passes them.
+    pub fn convolutions(&self) -> &[Convolution] {
+        &self.convolutions
+    }
+
+    /// The convolutions up to `layer`, which is the last of them.
+    pub fn convolutions_up_to(&self, layer: Layer) -> &[Convolution] {
+        let count = self.convolutions.iter().take_while(|c| c.layer <= layer).count();
+        &self.convolutions[..count]
+    }
+
+    /// What is to be subtracted from the red, green and blue plane.
+    pub fn mean(&self) -> [f32; 3] {
+        self.mean
+    }
+
+    /// The layers these weights have, shallow ones first.
+    pub fn layers(&self) -> Vec<Layer> {
+        self.convolutions.iter().map(|c| c.layer).collect()
+    }
+
+    pub(crate) fn check_layers(&self, setting: &'static str, layers: &[Layer]) -> Result<()> {
+        let available = self.layers();
+        match layers.iter().find(|layer| !available.contains(layer)) {
+            Some(&layer) => Err(Error::LayerNotInWeights { setting, layer, available }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_sorted_and_unique() {
+        let layers = parse_layers(" relu3_3,relu1_2 , relu3_3,").unwrap();
+        assert_eq!(layers.iter().map(Layer::to_string).collect::<Vec<_>>(), ["relu1_2", "relu3_3"]);
+        assert_eq!(layers[1].channels(), 256);
+        assert_eq!(layers[1].shortest_side(), 4);
+    }
+
+    #[test]
+    fn unknown_layers_are_named() {
+        for name in ["relu3_5", "relu0_1", "relu6_1", "relu1_3", "conv1_1", "relu1", "relu1_", "relu1_1x", "relu256_1"]
+        {
+            let message = parse_layers(&format!("relu1_1,{name}")).unwrap_err().to_string();
+            assert!(message.contains(&format!("\"{name}\"")), "{message}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Reading VGG weights from safetensors: the built-in file, or one of the user's.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, safetensors::SliceSafetensors};
+
+use super::{CHANNELS, Convolution, Layer, Vgg};
+use crate::{Error, Result};
+
+/// VGG16 up to conv4_3; `weights/README.md` says where it comes from.
+static BUILT_IN: &[u8] = include_bytes!("../../weights/vgg16-features.safetensors");
+
+/// Per channel mean, red first, of the Caffe release, whose input is BGR of 0 to 255.
+const CAFFE_MEAN: [f32; 3] = [123.68, 116.779, 103.939];
+/// Mean and standard deviation of torchvision's input, which is RGB of 0 to 1.
+const TORCHVISION_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const TORCHVISION_DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// The two ways in which VGG weights name their tensors. Each goes with its own convention for the input.
+#[derive(Clone, Copy, PartialEq)]
+enum Naming {
+    /// `conv3_1.weight`
+    Caffe,
+    /// `features.10.weight`
+    Torchvision,
+}
+
+/// The file, and what is needed to find and check a tensor in it.
+struct Source<'a> {
+    origin: String,
+    tensors: SliceSafetensors<'a>,
+    names: Vec<String>,
+    naming: Naming,
+    /// Convolutions of each block of the network.
+    depths: [u8; 5],
+}
+
+impl Vgg {
+    /// The built-in weights: VGG16 up to `relu4_3`.
+    ///
+    /// # Errors
+    ///
+    /// Only if the library was built with a damaged weights file.
+    pub fn built_in() -> Result<Self> {
+        Source::open("the built-in weights".to_owned(), BUILT_IN)?.read()
+    }
+
+    /// Weights from a safetensors file that holds the convolutions of VGG16 or VGG19, all or the first few.
+    ///
+    /// Tensors named `conv1_1.weight` are taken to be of the Caffe release (input BGR, 0 to 255, minus the mean),
+    /// tensors named `features.0.weight` of torchvision (input RGB, 0 to 1, normalized). Other tensors are ignored.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read or is damaged, or if a tensor is missing, mis-shaped or not finite. The message
+    /// names the file and the tensor.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::WeightsUnreadable { path: path.to_owned(), source })?;
+        Source::open(path.display().to_string(), &bytes)?.read()
+    }
+}
+
+impl<'a> Source<'a> {
+    fn open(origin: String, bytes: &'a [u8]) -> Result<Self> {
+        let tensors =
+            SliceSafetensors::new(bytes).map_err(|source| Error::WeightsDamaged { origin: origin.clone(), source })?;
+        let names: Vec<String> = tensors.tensors().into_iter().map(|(name, _)| name).collect();
+        let has = |name: &str| names.iter().any(|n| n == name);
+
+        let naming = if has("features.0.weight") { Naming::Torchvision } else { Naming::Caffe };
+        // Where the convolutions of VGG16 and VGG19 part ways: the fourth one of the third block.
+        let fourth = match naming {
+            Naming::Caffe => "conv3_4.weight",
+            Naming::Torchvision => "features.16.weight",
+        };
+        let depths = if has(fourth) { [2, 2, 4, 4, 4] } else { [2, 2, 3, 3, 3] };
+        Ok(Self { origin, tensors, names, naming, depths })
+    }
+
+    fn read(self) -> Result<Vgg> {
+        let mut convolutions: Vec<Convolution> = Vec::new();
+        let mut gap = None;
+        let mut position = 0;
+        for (block, depth) in (1u8..).zip(self.depths) {
+            for index in 1..=depth {
+                let prefix = match self.naming {
+                    Naming::Caffe => format!("conv{block}_{index}"),
+                    Naming::Torchvision => format!("features.{position}"),
+                };
+                // A convolution is two of torchvision's modules, itself and its ReLU; a pooling is one.
+                position += if index == depth { 3 } else { 2 };
+                let tensor = format!("{prefix}.weight");
+                if !self.names.contains(&tensor) {
+                    gap.get_or_insert(tensor);
+                    continue;
+                }
+                if let Some(missing) = gap {
+                    return Err(self.fault(&missing, format!("is missing, though {tensor} is there")));
+                }
+                let layer = Layer { block, convolution: index };
+                let inputs = convolutions.last().map_or(3, |c| c.outputs);
+                let outputs = CHANNELS[usize::from(block) - 1];
+                let weight = self.tensor(&tensor, &[outputs, inputs, 3, 3])?;
+                let bias = self.tensor(&format!("{prefix}.bias"), &[outputs])?;
+                convolutions.push(Convolution { layer, inputs, outputs, weight, bias });
+            }
+        }
+        match convolutions.first_mut() {
+            Some(first) => {
+                let mean = self.naming.rewrite_for_rgb(&mut first.weight);
+                Ok(Vgg { convolutions, mean })
+            }
+            None => Err(self.fault("conv1_1.weight", "is missing, and so is features.0.weight".to_owned())),
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        if !self.names.iter().any(|n| n == name) {
+            return Err(self.fault(name, "is missing".to_owned()));
+        }
+        let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32);
+        let tensor = read().map_err(|error| self.fault(name, format!("cannot be read: {error}")))?;
+        if tensor.dims() != shape {
+            return Err(self.fault(name, format!("has shape {:?}, {shape:?} is wanted", tensor.dims())));
+        }
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => Err(self.fault(name, format!("value {at} is {}, not a finite number", values[at]))),
+            None => Ok(values),
+        }
+    }
+
+    fn fault(&self, tensor: &str, problem: String) -> Error {
+        Error::WeightsTensor { origin: self.origin.clone(), tensor: tensor.to_owned(), problem }
+    }
+}
+
+impl Naming {
+    /// Rewrites the weights of the first convolution so that they take red, green and blue of 0 to 255 minus the
+    /// returned mean. The mean cannot go into the biases: the zero padding stands for the mean, not for black.
+    fn rewrite_for_rgb(self, weight: &mut [f32]) -> [f32; 3] {
+        const TAPS: usize = 9;
+        match self {
+            Self::Caffe => {
+                for filter in weight.chunks_exact_mut(3 * TAPS) {
+                    let (blue, rest) = filter.split_at_mut(TAPS);
+                    blue.swap_with_slice(&mut rest[TAPS..]);
+                }
+                CAFFE_MEAN
+            }
+            Self::Torchvision => {
+                for (plane, taps) in weight.chunks_exact_mut(TAPS).enumerate() {
+                    let scale = 1.0 / (255.0 * TORCHVISION_DEVIATION[plane % 3]);
+                    taps.iter_mut().for_each(|w| *w *= scale);
+                }
+                TORCHVISION_MEAN.map(|mean| 255.0 * mean)
+            }
+        }
+    }
+}
