@@ -1,7 +1,45 @@
 // SPDX-License-Identifier: MPL-2.0
+
+//! Paints live and recorded video in the manner of any picture, by optimization and without training.
+//!
+//! This is the GStreamer plugin `neuralstyle` with its one element of the same name, and a library for Rust programs
+//! that want the same without GStreamer: [`stylizer::Stylizer`] takes frames and gives them back painted.
+//!
+//! For each frame it minimizes, over the pixels x of the generated image,
+//!
+//! ```text
+//! content-weight * |F(x) - F(c)|^2 / |F(c)|^2
+//! + style-weight * mean over layers of |G(x) - G(s)|^2 / |G(s)|^2
+//! + tv-weight * total variation of x
+//! ```
+//!
+//! where c is the frame and s the style image, F are feature maps of VGG16 and G their Gram matrices. Each frame
+//! starts from the painted one before it, so that a few steps are enough.
+
+mod element;
 mod error;
 pub mod objective;
 pub mod style;
 pub mod stylizer;
 pub mod vgg;
+
+use gst::glib;
+
+pub use element::{NeuralStyle, Pooling, WarmStart};
 pub use error::{Error, Result};
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    element::register(plugin)
+}
+
+gst::plugin_define!(
+    neuralstyle,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL-2.0",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("BUILD_REL_DATE")
+);

@@ -1,1 +1,161 @@
-pub const MAX_SIDE: u32 = 16384;
+// SPDX-License-Identifier: MPL-2.0
+
+//! Style images: pictures from files, and the ones that come with the library.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientation};
+
+use crate::{
+    Error, Result,
+    stylizer::{Image, PackedFormat},
+};
+
+/// The longest side, in pixels, that a style image may have.
+pub const MAX_SIDE: u32 = 16_384;
+/// Memory, in bytes, that decoding a style image may take.
+const MAX_DECODED: u64 = 1 << 30;
+
+/// A picture that comes with the library. `examples/paint_styles` painted it.
+struct BuiltIn {
+    name: &'static str,
+    jpeg: &'static [u8],
+}
+
+const BUILT_IN: [BuiltIn; 3] = [
+    BuiltIn { name: "nocturne", jpeg: include_bytes!("nocturne.jpg") },
+    BuiltIn { name: "woodcut", jpeg: include_bytes!("woodcut.jpg") },
+    BuiltIn { name: "glass", jpeg: include_bytes!("glass.jpg") },
+];
+
+/// The style that is used if none is named.
+pub const DEFAULT: &str = BUILT_IN[0].name;
+
+/// The names of the built-in styles, the default one first.
+pub fn built_in_names() -> impl Iterator<Item = &'static str> {
+    BUILT_IN.iter().map(|style| style.name)
+}
+
+/// A style image: a built-in one by its name, or a PNG, JPEG, WebP, BMP or TIFF picture by its path.
+///
+/// A file called like a built-in style is reached by a path with a slash in it. Pictures are turned as their EXIF
+/// orientation says; what is transparent in them becomes white.
+///
+/// # Errors
+///
+/// [`Error::StyleMissing`] if there is no such style, [`Error::StyleUndecodable`] if the file is no picture of these
+/// kinds, is damaged, or is larger than [`MAX_SIDE`].
+pub fn load(style: &str) -> Result<Image> {
+    let undecodable = |source| Error::StyleUndecodable { path: style.to_owned(), source };
+    let picture = match BUILT_IN.iter().find(|built_in| built_in.name == style) {
+        Some(built_in) => decode(ImageReader::new(Cursor::new(built_in.jpeg))),
+        None => match ImageReader::open(style) {
+            Ok(reader) => decode(reader),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let available = built_in_names().collect::<Vec<_>>().join(", ");
+                return Err(Error::StyleMissing { path: style.to_owned(), available });
+            }
+            Err(error) => Err(error.into()),
+        },
+    };
+    let picture = on_white(&picture.map_err(undecodable)?);
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    Image::from_packed(picture.as_raw(), width, height, 3 * width, PackedFormat::RGB)
+}
+
+fn decode<R: std::io::BufRead + std::io::Seek>(reader: ImageReader<R>) -> image::ImageResult<DynamicImage> {
+    let mut reader = reader.with_guessed_format()?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder()?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    picture.apply_orientation(orientation);
+    Ok(picture)
+}
+
+fn on_white(picture: &DynamicImage) -> image::RgbImage {
+    if !picture.color().has_alpha() {
+        return picture.to_rgb8();
+    }
+    let mut white = DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(
+        picture.width(),
+        picture.height(),
+        image::Rgba([255; 4]),
+    ));
+    image::imageops::overlay(&mut white, &picture.to_rgba8(), 0, 0);
+    white.to_rgb8()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_styles_are_large_enough() {
+        assert_eq!(built_in_names().next(), Some(DEFAULT));
+        for name in built_in_names() {
+            let picture = load(name).unwrap();
+            assert!(picture.width().max(picture.height()) >= 640, "{name}: {:?}", picture.size());
+        }
+    }
+
+    #[test]
+    fn every_promised_format_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let picture = image::RgbImage::from_fn(24, 20, |x, y| image::Rgb([10 * x as u8, 9 * y as u8, 77]));
+        for extension in ["png", "jpg", "webp", "bmp", "tiff"] {
+            // The content decides, whatever the name says.
+            let path = directory.path().join(format!("picture.{extension}"));
+            picture.save(&path).unwrap();
+            let renamed = directory.path().join("picture");
+            std::fs::rename(&path, &renamed).unwrap();
+            let read = load(renamed.to_str().unwrap()).unwrap();
+            assert_eq!(read.size(), (24, 20), "{extension}");
+            let blue = read.data()[2 * 24 * 20 + 250];
+            assert!((blue - 77.0).abs() < 12.0, "{extension}: {blue}");
+        }
+    }
+
+    #[test]
+    fn transparency_is_white() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("clear.png");
+        image::RgbaImage::from_pixel(2, 1, image::Rgba([0, 0, 0, 0])).save(&path).unwrap();
+        assert_eq!(load(path.to_str().unwrap()).unwrap(), Image::filled(2, 1, 255.0));
+    }
+
+    #[test]
+    fn missing_and_broken_styles_say_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("style.png");
+        let path = path.to_str().unwrap();
+        let message = load(path).unwrap_err().to_string();
+        assert!(message.contains(path) && message.contains(DEFAULT), "{message}");
+
+        std::fs::write(path, "not a picture").unwrap();
+        let message = load(path).unwrap_err().to_string();
+        assert!(message.contains(path) && message.contains("PNG"), "{message}");
+
+        std::fs::write(path, &BUILT_IN[0].jpeg[..BUILT_IN[0].jpeg.len() / 10]).unwrap();
+        assert!(matches!(load(path), Err(Error::StyleUndecodable { .. })));
+        assert!(matches!(load(directory.path().to_str().unwrap()), Err(Error::StyleUndecodable { .. })));
+    }
+
+    #[test]
+    fn huge_styles_are_refused_before_they_are_decoded() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("huge.bmp");
+        // A bitmap header that promises 20000x20000 pixels, and nothing after it.
+        let mut header = b"BM\x36\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
+        for number in [20_000u32, 20_000, 1 | 24 << 16, 0, 0, 2835, 2835, 0, 0] {
+            header.extend(number.to_le_bytes());
+        }
+        std::fs::write(&path, header).unwrap();
+        let message = load(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("16384") && message.contains("limit"), "{message}");
+    }
+}

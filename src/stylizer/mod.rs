@@ -1,2 +1,260 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! One frame in, the same frame painted out.
+
 mod image;
+mod optimizer;
+mod settings;
+mod warm_start;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use candle_core::DType;
+
 pub use image::{Image, PackedFormat};
+pub use settings::Settings;
+pub use warm_start::WarmStart;
+
+use crate::{
+    Error, Result,
+    objective::{Device, Losses, Network, Objective, ReferenceObjective, total_variation},
+    vgg::Vgg,
+};
+use optimizer::Adam;
+use warm_start::History;
+
+/// Paints frames in the manner of a style image, each starting from what was painted before.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use gstneuralstyle::{objective::Device, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
+///
+/// # fn main() -> gstneuralstyle::Result<()> {
+/// let mut stylizer = Stylizer::new(Arc::new(Vgg::built_in()?), Device::Cpu, Settings::default())?;
+/// stylizer.set_style(style::load("painting.jpg")?)?;
+/// let photo = style::load("photo.jpg")?;
+/// let (painted, report) = stylizer.stylize(&photo)?;
+/// println!("{} iterations, loss {}", report.iterations, report.loss);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Stylizer {
+    weights: Arc<Vgg>,
+    device: candle_core::Device,
+    settings: Settings,
+    objective: Box<dyn Objective>,
+    style: Option<Style>,
+    history: Option<History>,
+    frame_size: Option<(usize, usize)>,
+    frames: u64,
+    style_updates: u64,
+}
+
+/// The style image, and the working size for which the objective has its Gram matrices.
+struct Style {
+    picture: Image,
+    working_size: Option<(usize, usize)>,
+}
+
+/// What was done to a frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Report {
+    /// The number of the frame, counted from 0 since the stylizer was made.
+    pub frame: u64,
+    /// How many steps were taken.
+    pub iterations: u32,
+    /// The losses before the last step.
+    pub losses: Losses,
+    /// The total variation before the last step, as [`total_variation`] defines it.
+    pub total_variation: f64,
+    /// The weighted sum of all of them, which is what the optimization minimizes.
+    pub loss: f64,
+    /// How long the frame took.
+    pub duration: Duration,
+    /// How often Gram matrices of the style were computed since the stylizer was made.
+    pub style_updates: u64,
+}
+
+impl Stylizer {
+    /// A stylizer without a style and without history.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
+    pub fn new(weights: Arc<Vgg>, device: Device, settings: Settings) -> Result<Self> {
+        settings.check()?;
+        let device = device.open()?;
+        let objective = objective(&weights, settings.network(), &device)?;
+        Ok(Self {
+            weights,
+            device,
+            settings,
+            objective,
+            style: None,
+            history: None,
+            frame_size: None,
+            frames: 0,
+            style_updates: 0,
+        })
+    }
+
+    /// The settings in use.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Uses other settings from the next frame on. What was painted so far stays.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of range, or a layer is not in the weights, or needs larger images than there are. The
+    /// settings then stay as they were.
+    pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        settings.check()?;
+        let network = settings.network();
+        if let Some(frame_size) = self.frame_size {
+            network.check_size("frame", working_size(frame_size, settings.working_size))?;
+        }
+        if network != self.settings.network() {
+            let mut objective = objective(&self.weights, network, &self.device)?;
+            if let Some(style) = &mut self.style
+                && let Some(size) = style.working_size
+            {
+                set_style(objective.as_mut(), &style.picture, size)?;
+                self.style_updates += 1;
+            }
+            self.objective = objective;
+        }
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Paints in the manner of another picture from the next frame on. What was painted so far is where it starts.
+    ///
+    /// The picture's Gram matrices are computed here, or with the first frame, whose size decides how large the
+    /// picture is taken: both have the same long side.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer. The style then stays what it was.
+    pub fn set_style(&mut self, picture: Image) -> Result<()> {
+        let working_size = self.frame_size.map(|size| working_size(size, self.settings.working_size));
+        if let Some(size) = working_size {
+            set_style(self.objective.as_mut(), &picture, size)?;
+            self.style_updates += 1;
+        }
+        self.style = Some(Style { picture, working_size });
+        Ok(())
+    }
+
+    /// Forgets all earlier frames: the next one is a first one.
+    pub fn reset(&mut self) {
+        self.history = None;
+    }
+
+    /// Paints a frame. A frame of another size than the one before is a first one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame; or if the device
+    /// runs out of memory.
+    pub fn stylize(&mut self, frame: &Image) -> Result<(Image, Report)> {
+        let started = Instant::now();
+        let size = working_size(frame.size(), self.settings.working_size);
+        self.settings.network().check_size("frame", size)?;
+        self.prepare_style(size)?;
+        if self.frame_size.replace(frame.size()) != Some(frame.size()) {
+            self.reset();
+        }
+        let content = frame.resized(size.0, size.1)?;
+        self.objective.set_content(&content)?;
+
+        let history = match self.history.take() {
+            Some(history) if history.content.size() != size => Some(history.resized(size)?),
+            history => history,
+        };
+        let (mut image, mut optimizer, iterations) = match history {
+            Some(history) => {
+                let start = history.start(self.settings.warm_start, &content);
+                (start, history.optimizer, self.settings.iterations)
+            }
+            None => (content.clone(), Adam::new(content.data().len()), self.settings.first_iterations),
+        };
+        let (losses, total_variation) = self.optimize(&mut image, &mut optimizer, iterations)?;
+        let painted = compose(frame, &content, &image, self.settings.strength)?;
+        self.history = Some(History { content, stylized: image, optimizer });
+
+        let weights = self.settings.loss_weights();
+        let report = Report {
+            frame: self.frames,
+            iterations,
+            losses,
+            total_variation,
+            loss: weights.content * losses.content
+                + weights.style * losses.style
+                + self.settings.tv_weight * total_variation,
+            duration: started.elapsed(),
+            style_updates: self.style_updates,
+        };
+        self.frames += 1;
+        Ok((painted, report))
+    }
+
+    /// Makes sure that the objective has the style's Gram matrices for this working size.
+    fn prepare_style(&mut self, size: (usize, usize)) -> Result<()> {
+        let style = self.style.as_mut().ok_or(Error::NoStyle)?;
+        if style.working_size != Some(size) {
+            set_style(self.objective.as_mut(), &style.picture, size)?;
+            self.style_updates += 1;
+            style.working_size = Some(size);
+        }
+        Ok(())
+    }
+
+    /// Takes the steps and returns the losses before the last one.
+    fn optimize(&mut self, image: &mut Image, optimizer: &mut Adam, iterations: u32) -> Result<(Losses, f64)> {
+        let settings = &self.settings;
+        let mut gradient = Image::filled(image.width(), image.height(), 0.0);
+        let mut last = (Losses::default(), 0.0);
+        for _ in 0..iterations {
+            let losses = self.objective.evaluate(image, settings.loss_weights(), &mut gradient)?;
+            last = (losses, total_variation(image, settings.tv_weight, &mut gradient));
+            optimizer.step(image.data_mut(), gradient.data(), settings.learning_rate as f32);
+        }
+        Ok(last)
+    }
+}
+
+fn objective(weights: &Arc<Vgg>, network: Network, device: &candle_core::Device) -> Result<Box<dyn Objective>> {
+    Ok(Box::new(ReferenceObjective::new(weights.clone(), network, device, DType::F32)?))
+}
+
+/// Gives the objective the Gram matrices of the picture, taken as large as an image of the working size.
+fn set_style(objective: &mut dyn Objective, picture: &Image, (width, height): (usize, usize)) -> Result<()> {
+    let (width, height) = image::fit(picture.size(), width.max(height));
+    let grams = objective.grams(&picture.resized(width, height)?)?;
+    objective.set_style(&grams)
+}
+
+/// The size at which a frame is optimized.
+fn working_size(frame: (usize, usize), long_side: u32) -> (usize, usize) {
+    match long_side as usize {
+        0 => frame,
+        long_side if long_side >= frame.0.max(frame.1) => frame,
+        long_side => image::fit(frame, long_side),
+    }
+}
+
+/// Adds the residual to the frame: the detail is the frame's, the paint comes from the working size.
+fn compose(frame: &Image, content: &Image, stylized: &Image, strength: f64) -> Result<Image> {
+    let mut residual = stylized.clone();
+    residual.data_mut().iter_mut().zip(content.data()).for_each(|(value, content)| *value -= content);
+    let mut painted = residual.resized(frame.width(), frame.height())?;
+    for (value, frame) in painted.data_mut().iter_mut().zip(frame.data()) {
+        *value = (frame + strength as f32 * *value).clamp(0.0, 255.0);
+    }
+    Ok(painted)
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MPL-2.0
+
+/**
+ * SECTION:element-neuralstyle
+ * @title: neuralstyle
+ * @short_description: Paints video in the manner of any picture
+ *
+ * neuralstyle paints each frame in the manner of a style image, by gradient descent on the pixels of the frame: its
+ * features shall be those of the frame, and the correlations between its features those of the style image.
+ *
+ * ## Example launch line
+ * ```
+ * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! neuralstyle style=painting.jpg \
+ *     working-size=320 ! videoconvert ! autovideosink
+ * ```
+ * plays a film as if it were painted like the picture.
+ */
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use gst::{glib, prelude::*, subclass::prelude::*};
+use gst_base::{prelude::*, subclass::BaseTransformMode};
+use gst_video::{VideoFormat, prelude::*, subclass::prelude::*};
+
+use super::properties::Properties;
+use crate::{
+    Error, Result, style,
+    stylizer::{Image, PackedFormat, Report, Stylizer},
+};
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("neuralstyle", gst::DebugColorFlags::empty(), Some("Paints video like a picture"))
+});
+
+const FORMATS: [VideoFormat; 10] = [
+    VideoFormat::Rgb,
+    VideoFormat::Bgr,
+    VideoFormat::Rgbx,
+    VideoFormat::Xrgb,
+    VideoFormat::Bgrx,
+    VideoFormat::Xbgr,
+    VideoFormat::Rgba,
+    VideoFormat::Argb,
+    VideoFormat::Bgra,
+    VideoFormat::Abgr,
+];
+const SMALLEST_SIDE: i32 = 16;
+
+/// What lives from start to stop.
+struct State {
+    stylizer: Stylizer,
+    /// The properties that the stylizer was last told of.
+    applied: Properties,
+}
+
+#[derive(Default)]
+pub struct NeuralStyle {
+    properties: Mutex<Properties>,
+    stats: Mutex<Option<Report>>,
+    /// Locked while a frame is computed. Only the streaming thread takes it, and start and stop, when that is idle.
+    state: Mutex<Option<State>>,
+}
+
+impl NeuralStyle {
+    /// The properties as they are now.
+    pub fn properties(&self) -> Properties {
+        lock(&self.properties).clone()
+    }
+
+    /// Tells the stylizer of the properties that changed since the last frame. One that cannot be used is left out,
+    /// with a warning on the bus.
+    fn apply_changes(&self, state: &mut State) {
+        let properties = self.properties();
+        if properties == state.applied {
+            return;
+        }
+        if properties.style != state.applied.style {
+            gst::info!(CAT, imp = self, "Style is now {}", properties.style);
+            let changed = style::load(&properties.style).and_then(|picture| state.stylizer.set_style(picture));
+            self.warn_unless(changed, "Keeping the last style");
+        }
+        let changed = properties.settings().and_then(|settings| state.stylizer.set_settings(settings));
+        self.warn_unless(changed, "Keeping the last settings");
+        // Also what could not be used: one warning is enough.
+        state.applied = properties;
+    }
+
+    fn warn_unless(&self, result: Result<()>, consequence: &str) {
+        if let Err(error) = result {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ["{consequence}: {error}"]);
+        }
+    }
+
+    fn forget_history(&self, reason: &str) {
+        if let Some(state) = lock(&self.state).as_mut() {
+            gst::debug!(CAT, imp = self, "Starting over after {reason}");
+            state.stylizer.reset();
+        }
+    }
+
+    fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Report> {
+        let mut state = lock(&self.state);
+        // Frames come between start and stop only.
+        let state = state.as_mut().ok_or(Error::NoStyle)?;
+        self.apply_changes(state);
+        if frame.buffer().flags().contains(gst::BufferFlags::DISCONT) {
+            state.stylizer.reset();
+        }
+        let (width, height) = (frame.width() as usize, frame.height() as usize);
+        let stride = frame.plane_stride()[0] as usize;
+        let info = frame.format_info();
+        let offset = |colour: usize| info.poffset()[colour] as usize;
+        let format =
+            PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
+        let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
+        let content = Image::from_packed(pixels, width, height, stride, format)?;
+        let (painted, report) = state.stylizer.stylize(&content)?;
+        painted.write_packed(pixels, stride, format)?;
+        Ok(report)
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for NeuralStyle {
+    const NAME: &'static str = "GstNeuralStyle";
+    type Type = super::NeuralStyle;
+    type ParentType = gst_video::VideoFilter;
+}
+
+impl ObjectImpl for NeuralStyle {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(Properties::specs);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        lock(&self.properties).set(pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "stats" => stats(*lock(&self.stats)).to_value(),
+            name => lock(&self.properties).get(name),
+        }
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        // A frame costs so much that nearly all would be late and dropped: whoever records wants every one.
+        self.obj().set_qos(false);
+    }
+}
+
+impl GstObjectImpl for NeuralStyle {}
+
+impl ElementImpl for NeuralStyle {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Neural style transfer",
+                "Filter/Effect/Video",
+                "Paints video in the manner of any picture, by optimization",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let caps = gst_video::VideoCapsBuilder::new()
+                .format_list(FORMATS)
+                .width_range(SMALLEST_SIDE..)
+                .height_range(SMALLEST_SIDE..)
+                .build();
+            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+                .into_iter()
+                .map(|(name, direction)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps)
+                        .expect("the caps and names are right")
+                })
+                .collect()
+        });
+        &TEMPLATES
+    }
+}
+
+impl BaseTransformImpl for NeuralStyle {
+    const MODE: BaseTransformMode = BaseTransformMode::AlwaysInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let properties = self.properties();
+        let stylizer = properties.stylizer().map_err(|error| error_message(&error))?;
+        *lock(&self.state) = Some(State { stylizer, applied: properties });
+        *lock(&self.stats) = None;
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.state) = None;
+        Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        if let gst::EventView::FlushStop(_) = event.view() {
+            self.forget_history("a flush");
+        }
+        self.parent_sink_event(event)
+    }
+}
+
+impl VideoFilterImpl for NeuralStyle {
+    fn set_info(
+        &self,
+        incaps: &gst::Caps,
+        in_info: &gst_video::VideoInfo,
+        outcaps: &gst::Caps,
+        out_info: &gst_video::VideoInfo,
+    ) -> Result<(), gst::LoggableError> {
+        let last = self.obj().static_pad("sink").and_then(|pad| pad.current_caps());
+        let last = last.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok());
+        let picture = |info: &gst_video::VideoInfo| (info.format(), info.width(), info.height(), info.colorimetry());
+        // Another frame rate is still the same film.
+        if last.is_some_and(|last| picture(&last) != picture(in_info)) {
+            self.forget_history("new caps");
+        }
+        self.parent_set_info(incaps, in_info, outcaps, out_info)
+    }
+
+    fn transform_frame_ip(
+        &self,
+        frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let report = self.stylize(frame).map_err(|error| {
+            self.post_error_message(error_message(&error));
+            gst::FlowError::Error
+        })?;
+        gst::trace!(CAT, imp = self, "{report:?}");
+        *lock(&self.stats) = Some(report);
+        if lock(&self.properties).post_messages {
+            let message = gst::message::Element::builder(stats(Some(report))).src(&*self.obj()).build();
+            // Fails only if the element is in no pipeline, where nobody listens.
+            let _ = self.obj().post_message(message);
+        }
+        Ok(gst::FlowSuccess::Ok)
+    }
+}
+
+/// A panic elsewhere leaves each of these values whole, so that its poison does not matter.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stats(report: Option<Report>) -> gst::Structure {
+    let builder = gst::Structure::builder("neuralstyle");
+    match report {
+        None => builder.build(),
+        Some(report) => builder
+            .field("frame", report.frame)
+            .field("iterations", report.iterations)
+            .field("content", report.losses.content)
+            .field("style", report.losses.style)
+            .field("total-variation", report.total_variation)
+            .field("loss", report.loss)
+            .field("milliseconds", report.duration.as_secs_f64() * 1e3)
+            .build(),
+    }
+}
+
+fn error_message(error: &Error) -> gst::ErrorMessage {
+    match error {
+        Error::WeightsUnreadable { .. } | Error::StyleMissing { .. } => {
+            gst::error_msg!(gst::ResourceError::NotFound, ["{error}"])
+        }
+        Error::WeightsDamaged { .. } | Error::WeightsTensor { .. } | Error::StyleUndecodable { .. } => {
+            gst::error_msg!(gst::ResourceError::Read, ["{error}"])
+        }
+        Error::UnknownLayer { .. }
+        | Error::LayerNotInWeights { .. }
+        | Error::Setting { .. }
+        | Error::TooSmall { .. }
+        | Error::Device { .. } => gst::error_msg!(gst::LibraryError::Settings, ["{error}"]),
+        Error::ImageSize { .. } | Error::NoStyle | Error::Tensor(_) | Error::Resize(_) => {
+            gst::error_msg!(gst::LibraryError::Failed, ["{error}"])
+        }
+    }
+}

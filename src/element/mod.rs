@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The GStreamer element. It translates between GStreamer and the stylizer, and does nothing else.
+
+mod imp;
+mod properties;
+
+use gst::{glib, prelude::*, subclass::prelude::*};
+
+use crate::{Result, objective, stylizer};
+
+glib::wrapper! {
+    /// The element `neuralstyle`.
+    pub struct NeuralStyle(ObjectSubclass<imp::NeuralStyle>)
+        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object;
+}
+
+impl NeuralStyle {
+    /// A stylizer as the element's properties describe it, with its style set.
+    ///
+    /// # Errors
+    ///
+    /// If the weights or the style cannot be loaded, or a property has no meaning.
+    pub fn stylizer(&self) -> Result<stylizer::Stylizer> {
+        self.imp().properties().stylizer()
+    }
+}
+
+/// The property `pooling`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstNeuralStylePooling")]
+#[non_exhaustive]
+pub enum Pooling {
+    /// See [`objective::Pooling::Max`].
+    #[default]
+    #[enum_value(name = "Max: the largest of four values, as the network was trained", nick = "max")]
+    Max,
+    /// See [`objective::Pooling::Average`].
+    #[enum_value(name = "Average: the mean of four values, for a smoother picture", nick = "average")]
+    Average,
+}
+
+impl From<Pooling> for objective::Pooling {
+    fn from(pooling: Pooling) -> Self {
+        match pooling {
+            Pooling::Max => Self::Max,
+            Pooling::Average => Self::Average,
+        }
+    }
+}
+
+/// The property `warm-start`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstNeuralStyleWarmStart")]
+#[non_exhaustive]
+pub enum WarmStart {
+    /// See [`stylizer::WarmStart::None`].
+    #[enum_value(name = "None: the frame itself, so that no frame knows of another", nick = "none")]
+    None,
+    /// See [`stylizer::WarmStart::Previous`].
+    #[enum_value(name = "Previous: the last stylized frame, whose paint stands still", nick = "previous")]
+    Previous,
+    /// See [`stylizer::WarmStart::Residual`].
+    #[default]
+    #[enum_value(
+        name = "Residual: the frame plus what was painted onto the last one (stylized minus content)",
+        nick = "residual"
+    )]
+    Residual,
+}
+
+impl From<WarmStart> for stylizer::WarmStart {
+    fn from(warm_start: WarmStart) -> Self {
+        match warm_start {
+            WarmStart::None => Self::None,
+            WarmStart::Previous => Self::Previous,
+            WarmStart::Residual => Self::Residual,
+        }
+    }
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    #[cfg(feature = "doc")]
+    {
+        Pooling::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        WarmStart::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    }
+    gst::Element::register(Some(plugin), "neuralstyle", gst::Rank::NONE, NeuralStyle::static_type())
+}

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The element's properties, and the stylizer they describe.
+
+use std::sync::Arc;
+
+use gst::{glib, prelude::*};
+
+use super::{Pooling, WarmStart};
+use crate::{
+    Result, style,
+    stylizer::{Settings, Stylizer},
+    vgg::{Vgg, parse_layers},
+};
+
+/// The writable properties with their values.
+///
+/// The texts of layers and the like are kept as they were given: they are read, and found right or wrong, when they
+/// come into use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Properties {
+    pub style: String,
+    pub post_messages: bool,
+    weights: Option<String>,
+    device: String,
+    content_layers: String,
+    style_layers: String,
+    pooling: Pooling,
+    warm_start: WarmStart,
+    /// The numbers; its other fields come from those above.
+    numbers: Settings,
+}
+
+impl Default for Properties {
+    fn default() -> Self {
+        Self {
+            style: style::DEFAULT.to_owned(),
+            post_messages: false,
+            weights: None,
+            device: "cpu".to_owned(),
+            content_layers: Settings::CONTENT_LAYERS.to_owned(),
+            style_layers: Settings::STYLE_LAYERS.to_owned(),
+            pooling: Pooling::default(),
+            warm_start: WarmStart::default(),
+            numbers: Settings::default(),
+        }
+    }
+}
+
+impl Properties {
+    /// The settings of the stylizer.
+    pub fn settings(&self) -> Result<Settings> {
+        Ok(Settings {
+            content_layers: parse_layers(&self.content_layers)?,
+            style_layers: parse_layers(&self.style_layers)?,
+            pooling: self.pooling.into(),
+            warm_start: self.warm_start.into(),
+            ..self.numbers.clone()
+        })
+    }
+
+    /// A stylizer with these settings, weights, device and style.
+    pub fn stylizer(&self) -> Result<Stylizer> {
+        let settings = self.settings()?;
+        let weights = match &self.weights {
+            Some(path) => Vgg::from_file(path)?,
+            None => Vgg::built_in()?,
+        };
+        let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, settings)?;
+        stylizer.set_style(style::load(&self.style)?)?;
+        Ok(stylizer)
+    }
+
+    pub fn set(&mut self, name: &str, value: &glib::Value) {
+        // GObject has checked name and type.
+        fn read<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
+            value.get().unwrap_or_else(|error| unreachable!("GObject let a value of a wrong type pass: {error}"))
+        }
+        // Setting a text to NULL brings its default back.
+        let text = |default: String| read::<Option<String>>(value).unwrap_or(default);
+        let default = Self::default;
+        match name {
+            "style" => self.style = text(default().style),
+            "post-messages" => self.post_messages = read(value),
+            "weights" => self.weights = read(value),
+            "device" => self.device = text(default().device),
+            "content-layers" => self.content_layers = text(default().content_layers),
+            "style-layers" => self.style_layers = text(default().style_layers),
+            "pooling" => self.pooling = read(value),
+            "warm-start" => self.warm_start = read(value),
+            "content-weight" => self.numbers.content_weight = read(value),
+            "style-weight" => self.numbers.style_weight = read(value),
+            "tv-weight" => self.numbers.tv_weight = read(value),
+            "learning-rate" => self.numbers.learning_rate = read(value),
+            "iterations" => self.numbers.iterations = read(value),
+            "first-iterations" => self.numbers.first_iterations = read(value),
+            "working-size" => self.numbers.working_size = read(value),
+            "strength" => self.numbers.strength = read(value),
+            _ => unreachable!("no property {name}"),
+        }
+    }
+
+    pub fn get(&self, name: &str) -> glib::Value {
+        match name {
+            "style" => self.style.to_value(),
+            "post-messages" => self.post_messages.to_value(),
+            "weights" => self.weights.to_value(),
+            "device" => self.device.to_value(),
+            "content-layers" => self.content_layers.to_value(),
+            "style-layers" => self.style_layers.to_value(),
+            "pooling" => self.pooling.to_value(),
+            "warm-start" => self.warm_start.to_value(),
+            "content-weight" => self.numbers.content_weight.to_value(),
+            "style-weight" => self.numbers.style_weight.to_value(),
+            "tv-weight" => self.numbers.tv_weight.to_value(),
+            "learning-rate" => self.numbers.learning_rate.to_value(),
+            "iterations" => self.numbers.iterations.to_value(),
+            "first-iterations" => self.numbers.first_iterations.to_value(),
+            "working-size" => self.numbers.working_size.to_value(),
+            "strength" => self.numbers.strength.to_value(),
+            _ => unreachable!("no property {name}"),
+        }
+    }
+
+    pub fn specs() -> Vec<glib::ParamSpec> {
+        let default = Self::default();
+        let numbers = &default.numbers;
+        let names: Vec<&str> = style::built_in_names().collect();
+        let style_blurb = format!(
+            "Style image: path of a PNG, JPEG, WebP, BMP or TIFF picture, or the name of a built-in style ({})",
+            names.join(", ")
+        );
+        vec![
+            text("style", "Style", &style_blurb, Some(&default.style), Use::AnyTime),
+            weight(
+                "content-weight",
+                "Content weight",
+                "How much the content loss counts: more keeps more of the frame",
+                numbers.content_weight,
+            ),
+            weight(
+                "style-weight",
+                "Style weight",
+                "How much the style loss counts: more paints harder, less keeps more of the frame",
+                numbers.style_weight,
+            ),
+            weight(
+                "tv-weight",
+                "Total variation weight",
+                "How much the total variation counts: more makes smoother paint, 0 turns it off",
+                numbers.tv_weight,
+            ),
+            glib::ParamSpecDouble::builder("learning-rate")
+                .nick("Learning rate")
+                .blurb("Length of a step of the optimizer, in levels of 8-bit colour")
+                .minimum(*Settings::LEARNING_RATES.start())
+                .maximum(*Settings::LEARNING_RATES.end())
+                .default_value(numbers.learning_rate)
+                .mutable_playing()
+                .build(),
+            count("iterations", "Iterations", "Optimizer steps for each frame after the first", numbers.iterations),
+            count(
+                "first-iterations",
+                "First iterations",
+                "Optimizer steps for the first frame, and for the first after a flush, a discontinuity or new caps",
+                numbers.first_iterations,
+            ),
+            glib::ParamSpecUInt::builder("working-size")
+                .nick("Working size")
+                .blurb(
+                    "Long side, in pixels, at which to optimize: at least 16, or 0 for the size of the frame. What was \
+                     painted is scaled up and added to the frame",
+                )
+                .maximum(*Settings::WORKING_SIZES.end())
+                .default_value(numbers.working_size)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecDouble::builder("strength")
+                .nick("Strength")
+                .blurb("How much of what was painted is shown, from 0, the frame as it came, to 1")
+                .minimum(0.0)
+                .maximum(1.0)
+                .default_value(numbers.strength)
+                .mutable_playing()
+                .build(),
+            text(
+                "content-layers",
+                "Content layers",
+                "Layers of the content loss, relu1_1 to relu5_4 as far as the weights have them, separated by commas; \
+                 empty for none",
+                Some(&default.content_layers),
+                Use::AnyTime,
+            ),
+            text(
+                "style-layers",
+                "Style layers",
+                "Layers of the style loss, relu1_1 to relu5_4 as far as the weights have them, separated by commas; \
+                 empty for none",
+                Some(&default.style_layers),
+                Use::AnyTime,
+            ),
+            glib::ParamSpecEnum::builder_with_default("pooling", default.pooling)
+                .nick("Pooling")
+                .blurb("How the network halves its feature maps")
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("warm-start", default.warm_start)
+                .nick("Warm start")
+                .blurb("What the optimization of each frame after the first starts from")
+                .mutable_playing()
+                .build(),
+            text(
+                "weights",
+                "Weights",
+                "Path of a safetensors file with the convolutions of VGG16 or VGG19, named as conv1_1.weight (Caffe) or \
+                 features.0.weight (torchvision); not set, the built-in VGG16 up to relu4_3 is used",
+                default.weights.as_deref(),
+                Use::AtStart,
+            ),
+            text(
+                "device",
+                "Device",
+                "Where to compute: cpu, or cuda:<number> or metal:<number> if the plugin was built with them",
+                Some(&default.device),
+                Use::AtStart,
+            ),
+            glib::ParamSpecBoolean::builder("post-messages")
+                .nick("Post messages")
+                .blurb("Post an element message named neuralstyle, with the fields of stats, for every frame")
+                .default_value(default.post_messages)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb(
+                    "Of the last frame: frame, its number from 0; iterations; the losses content, style and \
+                     total-variation; loss, their weighted sum; milliseconds. No fields before the first frame",
+                )
+                .read_only()
+                .build(),
+        ]
+    }
+}
+
+/// When a changed property comes into use.
+enum Use {
+    /// With the next frame.
+    AnyTime,
+    /// With the next change to the PAUSED state.
+    AtStart,
+}
+
+fn text(name: &str, nick: &str, blurb: &str, default: Option<&str>, when: Use) -> glib::ParamSpec {
+    let builder = glib::ParamSpecString::builder(name).nick(nick).blurb(blurb).default_value(default);
+    match when {
+        Use::AnyTime => builder.mutable_playing().build(),
+        Use::AtStart => builder.mutable_ready().build(),
+    }
+}
+
+fn weight(name: &str, nick: &str, blurb: &str, default: f64) -> glib::ParamSpec {
+    glib::ParamSpecDouble::builder(name)
+        .nick(nick)
+        .blurb(blurb)
+        .minimum(*Settings::WEIGHTS.start())
+        .maximum(*Settings::WEIGHTS.end())
+        .default_value(default)
+        .mutable_playing()
+        .build()
+}
+
+fn count(name: &str, nick: &str, blurb: &str, default: u32) -> glib::ParamSpec {
+    glib::ParamSpecUInt::builder(name)
+        .nick(nick)
+        .blurb(blurb)
+        .minimum(*Settings::ITERATIONS.start())
+        .maximum(*Settings::ITERATIONS.end())
+        .default_value(default)
+        .mutable_playing()
+        .build()
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::ops::RangeInclusive;
+
+use super::WarmStart;
+use crate::{
+    Error, Result,
+    objective::{LossWeights, Network, Pooling},
+    vgg::{Layer, parse_layers},
+};
+
+/// How frames are stylized. Each field is the element's property of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How much the content loss counts. Range [`Settings::WEIGHTS`].
+    pub content_weight: f64,
+    /// How much the style loss counts. Range [`Settings::WEIGHTS`].
+    pub style_weight: f64,
+    /// How much the total variation counts. Range [`Settings::WEIGHTS`].
+    pub tv_weight: f64,
+    /// The length of a step of the optimizer, in levels of 8-bit colour. Range [`Settings::LEARNING_RATES`].
+    pub learning_rate: f64,
+    /// Steps for every frame but the first. Range [`Settings::ITERATIONS`].
+    pub iterations: u32,
+    /// Steps for the first frame, which has no stylized frame to start from. Range [`Settings::ITERATIONS`].
+    pub first_iterations: u32,
+    /// The long side, in pixels, of the image that is optimized; 0, or anything larger than the frame, is the size
+    /// of the frame. Range [`Settings::WORKING_SIZES`].
+    pub working_size: u32,
+    /// How much of the difference between content and stylized frame is shown, from 0, the content, to 1, all of it.
+    pub strength: f64,
+    /// Where the image shall look like the content, shallow layers first. May be empty.
+    pub content_layers: Vec<Layer>,
+    /// Where the image shall look like the style, shallow layers first. May be empty.
+    pub style_layers: Vec<Layer>,
+    /// How feature maps are halved.
+    pub pooling: Pooling,
+    /// What every frame but the first starts from.
+    pub warm_start: WarmStart,
+}
+
+impl Settings {
+    /// The weights a loss can have.
+    pub const WEIGHTS: RangeInclusive<f64> = 0.0..=1e6;
+    /// The learning rates an optimization can have.
+    pub const LEARNING_RATES: RangeInclusive<f64> = 0.01..=100.0;
+    /// How many iterations a frame can have.
+    pub const ITERATIONS: RangeInclusive<u32> = 1..=10_000;
+    /// The working sizes, besides 0.
+    pub const WORKING_SIZES: RangeInclusive<u32> = 16..=8192;
+
+    /// The default content layer.
+    pub const CONTENT_LAYERS: &str = "relu3_3";
+    /// The default style layers.
+    pub const STYLE_LAYERS: &str = "relu1_2,relu2_2,relu3_3,relu4_3";
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setting`] for the first that is out of its range, or no number.
+    pub fn check(&self) -> Result<()> {
+        check("content-weight", self.content_weight, Self::WEIGHTS, "between 0 and 1000000")?;
+        check("style-weight", self.style_weight, Self::WEIGHTS, "between 0 and 1000000")?;
+        check("tv-weight", self.tv_weight, Self::WEIGHTS, "between 0 and 1000000")?;
+        check("learning-rate", self.learning_rate, Self::LEARNING_RATES, "between 0.01 and 100")?;
+        check("iterations", self.iterations, Self::ITERATIONS, "between 1 and 10000")?;
+        check("first-iterations", self.first_iterations, Self::ITERATIONS, "between 1 and 10000")?;
+        if self.working_size != 0 {
+            check("working-size", self.working_size, Self::WORKING_SIZES, "0, or between 16 and 8192")?;
+        }
+        check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
+    }
+
+    pub(super) fn network(&self) -> Network {
+        Network {
+            content_layers: self.content_layers.clone(),
+            style_layers: self.style_layers.clone(),
+            pooling: self.pooling,
+        }
+    }
+
+    pub(super) fn loss_weights(&self) -> LossWeights {
+        LossWeights { content: self.content_weight, style: self.style_weight }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let layers = |list| parse_layers(list).expect("the default layers exist");
+        Self {
+            content_weight: 1.0,
+            style_weight: 10.0,
+            tv_weight: 0.0,
+            learning_rate: 8.0,
+            iterations: 3,
+            first_iterations: 60,
+            working_size: 0,
+            strength: 1.0,
+            content_layers: layers(Self::CONTENT_LAYERS),
+            style_layers: layers(Self::STYLE_LAYERS),
+            pooling: Pooling::default(),
+            warm_start: WarmStart::default(),
+        }
+    }
+}
+
+fn check<T>(setting: &'static str, value: T, range: RangeInclusive<T>, expected: &'static str) -> Result<()>
+where
+    T: PartialOrd + ToString,
+{
+    // Not a number is in no range.
+    if range.contains(&value) { Ok(()) } else { Err(Error::Setting { setting, value: value.to_string(), expected }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let message = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.check().unwrap_err().to_string()
+        };
+        assert!(Settings::default().check().is_ok());
+        assert!(message(|s| s.style_weight = f64::NAN).starts_with("style-weight is NaN"));
+        assert!(message(|s| s.content_weight = -1.0).starts_with("content-weight is -1"));
+        assert!(message(|s| s.tv_weight = f64::INFINITY).starts_with("tv-weight is inf"));
+        assert!(message(|s| s.learning_rate = 0.0).starts_with("learning-rate is 0"));
+        assert!(message(|s| s.iterations = 0).starts_with("iterations is 0"));
+        assert!(message(|s| s.first_iterations = 10_001).starts_with("first-iterations is 10001"));
+        assert!(message(|s| s.working_size = 15).starts_with("working-size is 15"));
+        assert!(message(|s| s.strength = 1.01).starts_with("strength is 1.01"));
+    }
+}

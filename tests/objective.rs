@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The objective's value against the definition of its losses, and its gradient against finite differences.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use gstneuralstyle::{
+    objective::{LossWeights, Losses, Network, Objective, Pooling, ReferenceObjective},
+    stylizer::Image,
+    vgg::{Vgg, parse_layers},
+};
+
+const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0 };
+
+fn network(content: &str, style: &str, pooling: Pooling) -> Network {
+    let layers = |list| parse_layers(list).unwrap();
+    Network { content_layers: layers(content), style_layers: layers(style), pooling }
+}
+
+fn default_network(pooling: Pooling) -> Network {
+    network("relu3_3", "relu1_2,relu2_2,relu3_3,relu4_3", pooling)
+}
+
+fn objective(network: Network) -> ReferenceObjective {
+    let weights = Arc::new(Vgg::built_in().unwrap());
+    ReferenceObjective::new(weights, network, &Device::Cpu, DType::F64).unwrap()
+}
+
+/// A picture of smooth waves and some noise.
+fn picture(width: usize, height: usize, seed: u32) -> Image {
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+        (state >> 24) as f32 / 4.0
+    };
+    let phase = seed as f32;
+    let value = |n: usize| {
+        let (x, y) = ((n % width) as f32, (n / width) as f32);
+        110.0 + 60.0 * (0.35 * x + 0.2 * y + phase).sin()
+    };
+    let values = (0..3 * width * height).map(|n| (value(n) + noise()).round()).collect();
+    Image::from_planes(width, height, values).unwrap()
+}
+
+/// An objective with a content and a style, the image to evaluate it at, and the gradient there.
+fn problem(network: Network, width: usize, height: usize) -> (ReferenceObjective, Image, Image, Losses) {
+    let mut objective = objective(network);
+    let grams = objective.grams(&picture(40, 33, 7)).unwrap();
+    objective.set_style(&grams).unwrap();
+    objective.set_content(&picture(width, height, 1)).unwrap();
+    let image = picture(width, height, 2);
+    let mut gradient = Image::filled(width, height, f32::NAN);
+    let losses = objective.evaluate(&image, WEIGHTS, &mut gradient).unwrap();
+    (objective, image, gradient, losses)
+}
+
+fn check_gradient(network: Network, width: usize, height: usize) {
+    // Small enough that hardly a ReLU or maximum changes sides, exact in binary.
+    const STEP: f32 = 1.0 / 256.0;
+    let (mut objective, image, gradient, _) = problem(network, width, height);
+    let mut loss_at = |at: usize, step: f32| {
+        let mut moved = image.clone();
+        moved.data_mut()[at] += step;
+        let losses = objective.evaluate(&moved, WEIGHTS, &mut Image::filled(width, height, 0.0)).unwrap();
+        WEIGHTS.content * losses.content + WEIGHTS.style * losses.style
+    };
+    let largest = gradient.data().iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    assert!(largest > 0.0);
+    let (mut error, mut norm) = (0.0, 0.0);
+    // Pixels all over the image, its corners and last row and column among them.
+    let plane = width * height;
+    let spread = (0..24).map(|n| (n * 7919) % (3 * plane));
+    for at in spread.chain([0, width - 1, plane - width, plane - 1, 3 * plane - 1, 2 * plane + width]) {
+        let expected = (loss_at(at, STEP) - loss_at(at, -STEP)) / f64::from(2.0 * STEP);
+        error += (f64::from(gradient.data()[at]) - expected).powi(2);
+        norm += expected.powi(2);
+    }
+    let relative = (error / norm).sqrt();
+    assert!(relative < 2e-3, "{width}x{height}: relative error {relative}");
+}
+
+#[test]
+fn gradient_with_max_pooling() {
+    check_gradient(default_network(Pooling::Max), 16, 16);
+}
+
+#[test]
+fn gradient_with_max_pooling_on_odd_sizes() {
+    check_gradient(default_network(Pooling::Max), 19, 27);
+    check_gradient(default_network(Pooling::Max), 17, 22);
+}
+
+#[test]
+fn gradient_with_average_pooling_on_odd_sizes() {
+    check_gradient(default_network(Pooling::Average), 27, 19);
+}
+
+#[test]
+fn gradient_with_other_layers() {
+    check_gradient(network("relu1_1,relu4_2", "relu2_1", Pooling::Max), 21, 16);
+    check_gradient(network("relu2_2", "", Pooling::Max), 16, 21);
+    check_gradient(network("", "relu1_1,relu3_1", Pooling::Max), 18, 18);
+}
+
+#[test]
+fn losses_follow_their_definition() {
+    let (mut objective, image, ..) = problem(network("", "relu2_2", Pooling::Max), 20, 18);
+    let style = objective.grams(&picture(40, 33, 7)).unwrap();
+    let own = objective.grams(&image).unwrap();
+    let distance: f64 = style[0].values.iter().zip(&own[0].values).map(|(s, x)| f64::from(x - s).powi(2)).sum();
+    let losses = objective.evaluate(&image, WEIGHTS, &mut Image::filled(20, 18, 0.0)).unwrap();
+    let expected = distance / style[0].squared_norm();
+    assert!((losses.style - expected).abs() < 1e-4 * expected, "{} {expected}", losses.style);
+    assert_eq!(losses.content, 0.0);
+
+    // At the content itself nothing is to be gained, one step beside it there is.
+    let (mut objective, content, ..) = problem(network("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
+    objective.set_content(&content).unwrap();
+    let mut gradient = Image::filled(20, 18, f32::NAN);
+    assert_eq!(objective.evaluate(&content, WEIGHTS, &mut gradient).unwrap().content, 0.0);
+    assert_eq!(gradient, Image::filled(20, 18, 0.0));
+    objective.set_content(&image).unwrap();
+    assert!(objective.evaluate(&picture(20, 18, 5), WEIGHTS, &mut gradient).unwrap().content > 0.01);
+}
+
+#[test]
+fn gram_matrices_are_symmetric_and_of_the_right_scale() {
+    let mut objective = objective(default_network(Pooling::Max));
+    let grams = objective.grams(&picture(64, 48, 3)).unwrap();
+    assert_eq!(grams.len(), 4);
+    for gram in &grams {
+        let side = gram.layer.channels();
+        assert_eq!(gram.values.len(), side * side);
+        for (row, column) in [(0, 1), (3, 17), (side - 1, 5)] {
+            let (one, other) = (gram.values[row * side + column], gram.values[column * side + row]);
+            assert!((one - other).abs() <= 1e-5 * one.abs().max(1e-3));
+        }
+    }
+    // The same picture twice as large in each direction, by repetition, has nearly the same statistics, where
+    // they do not depend on the zeros around it as much as in the deep layers of a small picture.
+    let small = picture(64, 48, 3);
+    let mut tiled = Image::filled(128, 96, 0.0);
+    for plane in 0..3 {
+        for y in 0..96 {
+            for x in 0..128 {
+                tiled.data_mut()[(plane * 96 + y) * 128 + x] = small.data()[(plane * 48 + y % 48) * 64 + x % 64];
+            }
+        }
+    }
+    let of_tiled = objective.grams(&tiled).unwrap();
+    for (one, other) in grams.iter().zip(&of_tiled).take(2) {
+        let ratio = other.squared_norm() / one.squared_norm();
+        assert!((0.7..1.4).contains(&ratio), "{}: {ratio}", one.layer);
+    }
+}
+
+#[test]
+fn images_too_small_for_the_network_are_refused() {
+    let mut objective = objective(default_network(Pooling::Max));
+    let message = objective.set_content(&picture(40, 7, 1)).unwrap_err().to_string();
+    assert!(message.contains("40x7") && message.contains("relu4_3") && message.contains("8x8"), "{message}");
+    assert!(objective.grams(&picture(3, 40, 1)).is_err());
+}
