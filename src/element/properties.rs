@@ -8,7 +8,9 @@ use gst::{glib, prelude::*};
 
 use super::{Pooling, WarmStart};
 use crate::{
-    Result, style,
+    Result,
+    objective::Options,
+    style,
     stylizer::{Settings, Stylizer},
     vgg::{Vgg, parse_layers},
 };
@@ -66,7 +68,8 @@ impl Properties {
             Some(path) => Vgg::from_file(path)?,
             None => Vgg::built_in()?,
         };
-        let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, settings)?;
+        let options = Options { device: self.device.parse()?, threads: 0 };
+        let mut stylizer = Stylizer::new(Arc::new(weights), options, settings)?;
         stylizer.set_style(style::load(&self.style)?)?;
         Ok(stylizer)
     }

@@ -6,7 +6,9 @@
 mod reference;
 mod total_variation;
 
-use std::str::FromStr;
+use std::{str::FromStr, sync::Arc};
+
+use candle_core::DType;
 
 use crate::{
     Error, Result,
@@ -130,8 +132,33 @@ pub trait Objective: Send {
     /// Makes the feature maps of `content` the target of the content loss.
     fn set_content(&mut self, content: &Image) -> Result<()>;
 
+    /// What computes it, for people who compare speeds.
+    fn kernel(&self) -> &'static str;
+
+    /// How many threads compute it.
+    fn threads(&self) -> usize;
+
     /// The losses at `image`, which has the size of the content. Their weighted sum's gradient goes to `gradient`.
     fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses>;
+}
+
+/// With what an objective is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The device.
+    pub device: Device,
+    /// How many threads to use on a processor; 0 is one for each of its cores.
+    pub threads: usize,
+}
+
+/// The fastest objective there is for these options.
+///
+/// # Errors
+///
+/// If the weights lack a layer of the network, or the device cannot be used.
+pub fn open(weights: Arc<Vgg>, network: Network, options: Options) -> Result<Box<dyn Objective>> {
+    let device = options.device.open()?;
+    Ok(Box::new(ReferenceObjective::new(weights, network, &device, DType::F32)?))
 }
 
 /// Where the objective is computed.

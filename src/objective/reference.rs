@@ -155,6 +155,14 @@ impl Objective for ReferenceObjective {
         Ok(())
     }
 
+    fn kernel(&self) -> &'static str {
+        "candle"
+    }
+
+    fn threads(&self) -> usize {
+        candle_core::utils::get_num_threads()
+    }
+
     fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses> {
         let (width, height) = gradient.size();
         if image.size() != (width, height) {

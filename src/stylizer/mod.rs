@@ -12,28 +12,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::DType;
-
 pub use image::{Image, PackedFormat};
+pub use optimizer::Adam;
 pub use settings::Settings;
 pub use warm_start::WarmStart;
 
 use crate::{
     Error, Result,
-    objective::{Device, Losses, Network, Objective, ReferenceObjective, total_variation},
+    objective::{self, Losses, Objective, Options, total_variation},
     vgg::Vgg,
 };
-use optimizer::Adam;
 use warm_start::History;
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use gstneuralstyle::{objective::Device, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
+/// use gstneuralstyle::{objective::Options, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
 ///
 /// # fn main() -> gstneuralstyle::Result<()> {
-/// let mut stylizer = Stylizer::new(Arc::new(Vgg::built_in()?), Device::Cpu, Settings::default())?;
+/// let mut stylizer = Stylizer::new(Arc::new(Vgg::built_in()?), Options::default(), Settings::default())?;
 /// stylizer.set_style(style::load("painting.jpg")?)?;
 /// let photo = style::load("photo.jpg")?;
 /// let (painted, report) = stylizer.stylize(&photo)?;
@@ -43,7 +41,7 @@ use warm_start::History;
 /// ```
 pub struct Stylizer {
     weights: Arc<Vgg>,
-    device: candle_core::Device,
+    options: Options,
     settings: Settings,
     objective: Box<dyn Objective>,
     style: Option<Style>,
@@ -84,13 +82,12 @@ impl Stylizer {
     /// # Errors
     ///
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
-    pub fn new(weights: Arc<Vgg>, device: Device, settings: Settings) -> Result<Self> {
+    pub fn new(weights: Arc<Vgg>, options: Options, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let device = device.open()?;
-        let objective = objective(&weights, settings.network(), &device)?;
+        let objective = objective::open(weights.clone(), settings.network(), options)?;
         Ok(Self {
             weights,
-            device,
+            options,
             settings,
             objective,
             style: None,
@@ -119,7 +116,7 @@ impl Stylizer {
             network.check_size("frame", working_size(frame_size, settings.working_size))?;
         }
         if network != self.settings.network() {
-            let mut objective = objective(&self.weights, network, &self.device)?;
+            let mut objective = objective::open(self.weights.clone(), network, self.options)?;
             if let Some(style) = &mut self.style
                 && let Some(size) = style.working_size
             {
@@ -226,10 +223,6 @@ impl Stylizer {
         }
         Ok(last)
     }
-}
-
-fn objective(weights: &Arc<Vgg>, network: Network, device: &candle_core::Device) -> Result<Box<dyn Objective>> {
-    Ok(Box::new(ReferenceObjective::new(weights.clone(), network, device, DType::F32)?))
 }
 
 /// Gives the objective the Gram matrices of the picture, taken as large as an image of the working size.

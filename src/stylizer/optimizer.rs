@@ -9,19 +9,20 @@ const EPSILON: f32 = 1e-12;
 
 /// Adam (Kingma and Ba 2015, algorithm 1) on the values of an image, which it keeps within 0 to 255.
 #[derive(Debug, Clone)]
-pub(super) struct Adam {
+pub struct Adam {
     first_moment: Vec<f32>,
     second_moment: Vec<f32>,
     steps: i32,
 }
 
 impl Adam {
-    pub(super) fn new(values: usize) -> Self {
+    /// No step taken yet, for an image of so many values.
+    pub fn new(values: usize) -> Self {
         Self { first_moment: vec![0.0; values], second_moment: vec![0.0; values], steps: 0 }
     }
 
-    /// Moves the image by one step against the gradient: at first by `rate` levels, later by at most about that.
-    pub(super) fn step(&mut self, image: &mut [f32], gradient: &[f32], rate: f32) {
+    /// Moves the image, whose values are levels of 0 to 255, by one step against the gradient: at first by `rate` levels, later by at most about that.
+    pub fn step(&mut self, image: &mut [f32], gradient: &[f32], rate: f32) {
         self.steps = self.steps.saturating_add(1);
         let rate = rate / (1.0 - FIRST_DECAY.powi(self.steps));
         let correction = 1.0 / (1.0 - SECOND_DECAY.powi(self.steps));

@@ -72,7 +72,8 @@ impl Settings {
         check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
     }
 
-    pub(super) fn network(&self) -> Network {
+    /// Which feature maps these settings compare.
+    pub fn network(&self) -> Network {
         Network {
             content_layers: self.content_layers.clone(),
             style_layers: self.style_layers.clone(),

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Measures the stylizer: the time of an iteration (`bench`), or a clip stylized frame by frame (`clip`).
+//!
+//! Each prints one line of JSON. How good the frames are is for others to judge: they are written as PNG files.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use gst::prelude::*;
+use gst_video::prelude::*;
+use gstneuralstyle::{
+    NeuralStyle,
+    objective::{self, LossWeights, Options},
+    stylizer::{Adam, Image, PackedFormat, Settings},
+    vgg::Vgg,
+};
+use serde_json::json;
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(about = "Measures the stylizer and prints what it found as one line of JSON")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Time one iteration: losses, gradient and a step of Adam.
+    Bench {
+        /// Size of the image.
+        #[arg(long, value_parser = parse_size, default_value = "256x256")]
+        size: (usize, usize),
+        /// Numbers that the features are computed in.
+        #[arg(long, value_enum, default_value_t)]
+        precision: Precision,
+        /// Threads to compute with; 0 is one for each processor.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+    },
+    /// Stylize a clip.
+    Clip {
+        /// A video file, or a folder of PNG frames.
+        clip: PathBuf,
+        /// The style: a picture, or the name of a built-in style.
+        #[arg(long)]
+        style: String,
+        /// Folder for the stylized frames, frame_0000.png and so on.
+        #[arg(long)]
+        out: PathBuf,
+        /// Set a property of the element.
+        #[arg(long = "set", value_name = "PROPERTY=VALUE")]
+        properties: Vec<String>,
+    },
+}
+
+#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
+enum Precision {
+    /// The fastest there is.
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16 features, everything else in 32-bit floating point.
+    Bf16,
+}
+
+fn main() -> Result<()> {
+    let summary = match Arguments::parse().command {
+        Command::Bench { size, precision, threads } => bench(size, precision, threads)?,
+        Command::Clip { clip, style, out, properties } => stylize_clip(&clip, style, &out, &properties)?,
+    };
+    println!("{summary}");
+    Ok(())
+}
+
+fn bench((width, height): (usize, usize), precision: Precision, threads: usize) -> Result<serde_json::Value> {
+    const WARM_UP: usize = 3;
+    const MEASURED: usize = 20;
+    if precision == Precision::Bf16 {
+        return Err("there is no bfloat16 kernel yet: use --precision f32".into());
+    }
+    let settings = Settings::default();
+    let weights = LossWeights { content: settings.content_weight, style: settings.style_weight };
+    let options = Options { threads, ..Options::default() };
+    let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.network(), options)?;
+    let grams = objective.grams(&noise(width, height, 1)?)?;
+    objective.set_style(&grams)?;
+    objective.set_content(&noise(width, height, 2)?)?;
+
+    let mut image = noise(width, height, 3)?;
+    let mut gradient = Image::filled(width, height, 0.0);
+    let mut adam = Adam::new(image.data().len());
+    let mut times = Vec::with_capacity(WARM_UP + MEASURED);
+    for _ in 0..WARM_UP + MEASURED {
+        let started = Instant::now();
+        objective.evaluate(&image, weights, &mut gradient)?;
+        adam.step(image.data_mut(), gradient.data(), settings.learning_rate as f32);
+        times.push(started.elapsed());
+    }
+    Ok(json!({
+        "size": format!("{width}x{height}"),
+        "ms_per_iteration": percentile(&mut times[WARM_UP..], 0.5),
+        "precision": "f32",
+        "kernel": objective.kernel(),
+        "threads": objective.threads(),
+        "peak_rss_mb": peak_rss_mb(),
+    }))
+}
+
+fn stylize_clip(clip: &Path, style: String, out: &Path, properties: &[String]) -> Result<serde_json::Value> {
+    gst::init()?;
+    gstneuralstyle::plugin_register_static()?;
+    let element = gst::ElementFactory::make("neuralstyle").property("style", style).build()?;
+    for property in properties {
+        set_property(&element, property)?;
+    }
+    let element = element.downcast::<NeuralStyle>().map_err(|_| "another plugin provides neuralstyle")?;
+    let mut stylizer = element.stylizer()?;
+    std::fs::create_dir_all(out)?;
+
+    let (mut times, mut iterations) = (Vec::new(), 0);
+    let mut stylize = |frame: Image| -> Result<()> {
+        let started = Instant::now();
+        let (painted, report) = stylizer.stylize(&frame)?;
+        times.push(started.elapsed());
+        iterations += u64::from(report.iterations);
+        let (width, height) = painted.size();
+        let mut bytes = vec![0; 3 * width * height];
+        painted.write_packed(&mut bytes, 3 * width, PackedFormat::RGB)?;
+        let path = out.join(format!("frame_{:04}.png", times.len() - 1));
+        Ok(image::save_buffer(path, &bytes, width as u32, height as u32, image::ColorType::Rgb8)?)
+    };
+    if clip.is_dir() {
+        read_folder(clip, &mut stylize)?
+    } else {
+        read_video(clip, &mut stylize)?
+    }
+    if times.is_empty() {
+        return Err(format!("{} has no frames", clip.display()).into());
+    }
+    let total: Duration = times.iter().sum();
+    Ok(json!({
+        "frames": times.len(),
+        "ms_per_frame": percentile(&mut times, 0.5),
+        "ms_per_frame_p95": percentile(&mut times, 0.95),
+        "fps": rounded(times.len() as f64 / total.as_secs_f64()),
+        "iterations_total": iterations,
+        "peak_rss_mb": peak_rss_mb(),
+    }))
+}
+
+/// Hands on the PNG files of a folder, sorted by name.
+fn read_folder(folder: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+    let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")));
+    paths.sort();
+    for path in paths {
+        let frame = image::open(&path).map_err(|error| format!("{}: {error}", path.display()))?.to_rgb8();
+        let (width, height) = (frame.width() as usize, frame.height() as usize);
+        stylize(Image::from_packed(&frame, width, height, 3 * width, PackedFormat::RGB)?)?;
+    }
+    Ok(())
+}
+
+/// Hands on the frames of a video file.
+fn read_video(file: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+    let pipeline = gst::Pipeline::new();
+    let uri = gst::glib::filename_to_uri(std::path::absolute(file)?, None)?;
+    let source = gst::ElementFactory::make("uridecodebin").property("uri", uri.as_str()).build()?;
+    let convert = gst::ElementFactory::make("videoconvert").build()?;
+    let caps = gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build();
+    let sink = gst_app::AppSink::builder().caps(&caps).sync(false).max_buffers(4).build();
+    pipeline.add_many([&source, &convert, sink.upcast_ref()])?;
+    convert.link(&sink)?;
+    let video = convert.static_pad("sink").ok_or("videoconvert has no sink pad")?;
+    source.connect_pad_added(move |_, pad| {
+        let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+        let is_video = caps.structure(0).is_some_and(|structure| structure.name().starts_with("video/"));
+        if is_video && !video.is_linked() {
+            // If this fails the pipeline does, with a better message.
+            let _ = pad.link(&video);
+        }
+    });
+    pipeline.set_state(gst::State::Playing)?;
+    let mut read = || -> Result<()> {
+        while let Ok(sample) = sink.pull_sample() {
+            let info = gst_video::VideoInfo::from_caps(sample.caps().ok_or("a frame without caps")?)?;
+            let buffer = sample.buffer().ok_or("a sample without a frame")?;
+            let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
+            let (width, height) = (frame.width() as usize, frame.height() as usize);
+            let stride = frame.plane_stride()[0] as usize;
+            stylize(Image::from_packed(frame.plane_data(0)?, width, height, stride, PackedFormat::RGB)?)?;
+        }
+        let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
+        match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view()) {
+            Some(gst::MessageView::Error(error)) => Err(format!("{}: {}", file.display(), error.error()).into()),
+            _ => Ok(()),
+        }
+    };
+    let result = read();
+    pipeline.set_state(gst::State::Null)?;
+    result
+}
+
+fn set_property(element: &gst::Element, assignment: &str) -> Result<()> {
+    let (name, value) = assignment.split_once('=').ok_or(format!("{assignment} is not property=value"))?;
+    let spec = element.find_property(name).ok_or(format!("the element has no property {name}"))?;
+    let value = gst::glib::Value::deserialize(value, spec.value_type())
+        .map_err(|_| format!("{value} is no value for the property {name}"))?;
+    element.set_property_from_value(name, &value);
+    Ok(())
+}
+
+/// An image without any structure: what it holds does not change the time an iteration takes.
+fn noise(width: usize, height: usize, seed: u32) -> Result<Image> {
+    let mut state = seed;
+    let mut level = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as f32
+    };
+    Ok(Image::from_planes(width, height, (0..3 * width * height).map(|_| level()).collect())?)
+}
+
+/// The time that this share of the times does not exceed, in milliseconds.
+fn percentile(times: &mut [Duration], share: f64) -> f64 {
+    times.sort_unstable();
+    let last = times.len() - 1;
+    rounded(times[(last as f64 * share).round() as usize].as_secs_f64() * 1e3)
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// The most memory this process ever had, in megabytes; `None` where the system does not tell.
+fn peak_rss_mb() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
+}
+
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let parse = || {
+        let (width, height) = text.split_once('x')?;
+        Some((width.parse().ok()?, height.parse().ok()?))
+    };
+    parse().ok_or_else(|| "a size looks like 256x256".to_owned())
+}
