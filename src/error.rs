@@ -136,6 +136,19 @@ pub enum Error {
         problem: String,
     },
 
+    /// Kernels that were asked for by `NEURALSTYLE_CPU` and that this processor or this build does not have.
+    #[error("NEURALSTYLE_CPU is \"{kind}\": {problem}")]
+    Processor {
+        /// The kind of kernels as it was given.
+        kind: String,
+        /// Why they cannot be used.
+        problem: String,
+    },
+
+    /// The system has no more threads to give.
+    #[error("cannot start the computing threads: {0}")]
+    Threads(std::io::Error),
+
     /// A tensor operation failed; on a GPU most often because its memory is full.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),

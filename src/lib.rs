@@ -18,6 +18,8 @@
 
 mod element;
 mod error;
+#[doc(hidden)]
+pub mod kernels;
 pub mod objective;
 pub mod style;
 pub mod stylizer;

@@ -3,6 +3,7 @@
 //! What the optimization minimizes: how far an image is from the content and from the style, and in which direction
 //! it gets nearer.
 
+mod fused;
 mod reference;
 mod total_variation;
 
@@ -16,6 +17,7 @@ use crate::{
     vgg::{Layer, Vgg},
 };
 
+pub use fused::FusedObjective;
 pub use reference::ReferenceObjective;
 pub use total_variation::total_variation;
 

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What VGG, its losses and their gradients are made of, on the processor: convolution, pooling, Gram matrices.
+//!
+//! Feature maps lie in blocks of sixteen channels: `[block][row][column]`, one [`Lanes`] for each position. The
+//! arithmetic is written once, over a [`Vector`](vector::Vector) of sixteen numbers; a [`Kind`] is an implementation
+//! of that vector, compiled for its instructions and chosen at run time. All unsafe code of the crate is in here.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod detect;
+mod filters;
+mod first;
+mod gram;
+mod loss;
+mod matrix;
+mod pooling;
+mod portable;
+mod threads;
+mod vector;
+mod winograd;
+
+use std::sync::{Mutex, PoisonError};
+
+pub use detect::{available, detect};
+pub use filters::Filters;
+pub use first::FirstConvolution;
+pub use gram::GramMatrix;
+pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
+pub use pooling::pool;
+pub use threads::Parts;
+use threads::Pool;
+use vector::Task;
+pub use vector::{LANES, Lanes};
+pub use winograd::{Direction, Epilogue, convolve, transform_filters, transformed_len};
+
+/// A family of instructions that the kernels can be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// AVX-512 in float32.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 and FMA in float32.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// What every processor of the target has, in float32.
+    Portable,
+}
+
+impl Kind {
+    /// All kinds of this build, the best first.
+    const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
+
+    /// The name by which `NEURALSTYLE_CPU` asks for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    fn is_supported(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Portable => true,
+        }
+    }
+
+    /// Blocks of columns in a panel of a packed matrix.
+    fn panel(self) -> usize {
+        use vector::Vector;
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::COLUMNS,
+            Self::Portable => portable::Portable::COLUMNS,
+        }
+    }
+
+    #[inline]
+    fn run(self, task: impl Task) {
+        match self {
+            // SAFETY: an `Engine` is made for supported kinds only.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512::run(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2::run(task) },
+            Self::Portable => portable::run(task),
+        }
+    }
+}
+
+/// Channels, height and width of feature maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// A multiple of sixteen.
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Shape {
+    /// Blocks of sixteen channels.
+    pub fn blocks(self) -> usize {
+        self.channels / LANES
+    }
+
+    /// Pixels of one channel.
+    pub fn positions(self) -> usize {
+        self.height * self.width
+    }
+
+    /// [`Lanes`] of the feature maps.
+    pub fn len(self) -> usize {
+        self.blocks() * self.positions()
+    }
+
+    /// The shape after a pooling.
+    pub fn pooled(self) -> Self {
+        Self { height: self.height / 2, width: self.width / 2, ..self }
+    }
+}
+
+/// Threads with memory of their own, and the kind of instructions they use.
+pub struct Engine {
+    kind: Kind,
+    pool: Pool,
+    scratch: Vec<Mutex<Vec<Lanes>>>,
+}
+
+impl Engine {
+    /// An engine of so many threads; 0 is one for each processor.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no more threads to give.
+    pub fn new(kind: Kind, threads: usize) -> std::io::Result<Self> {
+        assert!(kind.is_supported(), "this processor does not have {}", kind.name());
+        let pool = Pool::new(threads)?;
+        let scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
+        Ok(Self { kind, pool, scratch })
+    }
+
+    /// The kind of instructions.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Calls `job` with each number up to `count` and with memory for itself, of `scratch` lanes and undefined
+    /// content.
+    fn for_each(&mut self, count: usize, scratch: usize, job: impl Fn(usize, &mut [Lanes]) + Sync) {
+        for memory in &mut self.scratch {
+            let memory = memory.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if memory.len() < scratch {
+                memory.resize(scratch, Lanes::ZERO);
+            }
+        }
+        let memories = &self.scratch;
+        self.pool.run(count, &|worker, number| {
+            let mut memory = memories[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            job(number, &mut memory[..scratch]);
+        });
+    }
+}

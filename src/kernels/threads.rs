@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The threads that compute: a pool that sleeps when there is nothing to do and allocates nothing when there is.
+
+use std::{
+    io,
+    ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{Builder, JoinHandle, available_parallelism},
+};
+
+/// What a job is called with: the number of the worker and that of the job.
+type Job = dyn Fn(usize, usize) + Sync;
+
+/// Threads that share the jobs of one [`run`](Pool::run) at a time.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    done: Condvar,
+    next: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    round: u64,
+    work: Option<Work>,
+    /// Workers that have not finished this round.
+    busy: usize,
+    panicked: bool,
+    closing: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Work {
+    job: *const Job,
+    count: usize,
+}
+
+// SAFETY: the job is `Sync`, and `Pool::run` does not return before all workers are through with it.
+unsafe impl Send for Work {}
+
+impl Pool {
+    /// A pool of so many threads; 0 is one for each processor.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no more threads to give.
+    pub fn new(threads: usize) -> io::Result<Self> {
+        let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            next: AtomicUsize::new(0),
+        });
+        let mut pool = Self { shared, workers: Vec::with_capacity(threads) };
+        for worker in 0..threads {
+            let shared = Arc::clone(&pool.shared);
+            let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
+            pool.workers.push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Runs `job` for all numbers up to `count` and waits for the last.
+    ///
+    /// # Panics
+    ///
+    /// If a job does.
+    pub fn run(&mut self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        // SAFETY: only the lifetime is changed. The pointer is used between here and the end of the round below.
+        let job: *const Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), _>(job) };
+        let mut state = self.shared.lock();
+        self.shared.next.store(0, Ordering::Relaxed);
+        state.round += 1;
+        state.work = Some(Work { job, count });
+        state.busy = self.workers.len();
+        self.shared.wake.notify_all();
+        while state.busy > 0 {
+            state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.work = None;
+        let panicked = std::mem::take(&mut state.panicked);
+        drop(state);
+        assert!(!panicked, "a computing thread panicked");
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its jobs and has none of its own.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn work(shared: &Shared, worker: usize) {
+    flush_denormals();
+    let mut seen = 0;
+    loop {
+        let mut state = shared.lock();
+        while state.round == seen && !state.closing {
+            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.closing {
+            return;
+        }
+        seen = state.round;
+        let Some(Work { job, count }) = state.work else { continue };
+        drop(state);
+        let jobs = || {
+            // SAFETY: `Pool::run` waits for this worker before the job goes away.
+            let job = unsafe { &*job };
+            loop {
+                let number = shared.next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    break;
+                }
+                job(worker, number);
+            }
+        };
+        let panicked = catch_unwind(AssertUnwindSafe(jobs)).is_err();
+        let mut state = shared.lock();
+        state.panicked |= panicked;
+        state.busy -= 1;
+        if state.busy == 0 {
+            shared.done.notify_one();
+        }
+    }
+}
+
+/// Makes this thread take numbers too small for the normal format for zero. They cost a hundred times the time of
+/// others and mean nothing here.
+fn flush_denormals() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const FLUSH_TO_ZERO: u32 = 1 << 15;
+        const DENORMALS_ARE_ZERO: u32 = 1 << 6;
+        let mut control = 0_u32;
+        // SAFETY: only these two bits of the register are changed, in a thread that runs nothing but kernels.
+        unsafe {
+            std::arch::asm!("stmxcsr [{}]", in(reg) &mut control, options(nostack));
+            control |= FLUSH_TO_ZERO | DENORMALS_ARE_ZERO;
+            std::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly));
+        }
+    }
+}
+
+/// A slice that the jobs of one round write to, each in places of its own.
+#[derive(Clone, Copy)]
+pub struct Parts<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a `&mut [T]` whose users promise not to touch the same places.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// One part of the slice.
+    ///
+    /// # Safety
+    ///
+    /// No other reference to any of it may be alive.
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the range is inside the slice, and the caller vouches for the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+
+    /// Where the slice begins, to reach places that are far apart.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut T {
+        self.start
+    }
+}

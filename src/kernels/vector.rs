@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Sixteen numbers at a time: the unit in which all data lies and the operations that every kernel is made of.
+
+/// Numbers in one [`Lanes`].
+pub const LANES: usize = 16;
+
+/// Sixteen channels at one position, on a cache line of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[repr(C, align(64))]
+pub struct Lanes(pub [f32; LANES]);
+
+impl Lanes {
+    /// Sixteen zeros.
+    pub const ZERO: Self = Self([0.0; LANES]);
+}
+
+/// All numbers of a row of [`Lanes`].
+pub fn numbers(lanes: &mut [Lanes]) -> &mut [f32] {
+    // SAFETY: `Lanes` is an array of sixteen f32 without padding, and the borrow is handed on.
+    unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * LANES) }
+}
+
+/// Sixteen numbers in registers.
+///
+/// The methods of a type may use instructions that not every processor has. They are reached by
+/// [`Kind::run`](super::Kind::run) alone, which runs a kind only where it was detected.
+pub trait Vector: Copy {
+    /// Rows of a tile of a matrix product: with [`COLUMNS`](Self::COLUMNS) as many as the registers hold.
+    const ROWS: usize;
+    /// Columns of a tile of a matrix product, in [`Lanes`].
+    const COLUMNS: usize;
+
+    fn load(from: &Lanes) -> Self;
+    fn store(self, to: &mut Lanes);
+    fn splat(value: f32) -> Self;
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    /// `self * factor + term`.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    /// One bit for each lane, set where `self` is above `other`.
+    fn above(self, other: Self) -> u16;
+    /// One bit for each lane, set where `self` equals `other`.
+    fn equals(self, other: Self) -> u16;
+    /// The lanes whose bit is set, zero elsewhere.
+    fn keep(self, bits: u16) -> Self;
+
+    /// `c = a b`; see [`Product`](super::matrix::Product).
+    ///
+    /// # Safety
+    ///
+    /// The pointers of `product` must be good for what it says they point to.
+    unsafe fn multiply(product: &super::matrix::Product);
+}
+
+/// Work written once for all kinds of vectors.
+///
+/// `run` and all that it calls must be `inline(always)`: only code inlined into the entry point of a kind is
+/// compiled for its instructions.
+pub trait Task {
+    fn run<V: Vector>(self);
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The fused objective against the reference, on every kind of kernels that this machine has.
+
+use std::sync::{Arc, LazyLock};
+
+use candle_core::{DType, Device};
+use gstneuralstyle::{
+    kernels,
+    objective::{FusedObjective, LossWeights, Losses, Network, Objective, Pooling, ReferenceObjective},
+    stylizer::Image,
+    vgg::{Vgg, parse_layers},
+};
+
+static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
+
+const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0 };
+
+/// Smooth waves of colour with noise on them.
+fn picture((width, height): (usize, usize), seed: u32) -> Image {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let values = (0..3 * width * height).map(|n| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let (x, y) = ((n % width) as f32, (n / width) as f32);
+        let wave = (x * 0.11 * seed as f32).sin() * 50.0 + (y * 0.07).cos() * 50.0;
+        (128.0 + wave + (state >> 24) as f32 * 0.2).clamp(0.0, 255.0)
+    });
+    Image::from_planes(width, height, values.collect()).unwrap()
+}
+
+fn network(content: &str, style: &str, pooling: Pooling) -> Network {
+    Network { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
+}
+
+fn evaluate(objective: &mut dyn Objective, size: (usize, usize)) -> (Losses, Image) {
+    let grams = objective.grams(&picture((size.1 + 3, size.0 + 5), 7)).unwrap();
+    objective.set_style(&grams).unwrap();
+    objective.set_content(&picture(size, 2)).unwrap();
+    let mut gradient = Image::filled(size.0, size.1, f32::NAN);
+    let losses = objective.evaluate(&picture(size, 3), WEIGHTS, &mut gradient).unwrap();
+    (losses, gradient)
+}
+
+fn distance(a: &Image, b: &Image) -> f64 {
+    let squares = a.data().iter().zip(b.data()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    let norm = b.data().iter().map(|b| f64::from(*b).powi(2)).sum::<f64>();
+    (squares / norm.max(1e-30)).sqrt()
+}
+
+fn check(size: (usize, usize), network: &Network) {
+    let mut reference = ReferenceObjective::new(VGG.clone(), network.clone(), &Device::Cpu, DType::F32).unwrap();
+    let (expected, expected_gradient) = evaluate(&mut reference, size);
+    for kind in kernels::available() {
+        let mut fused = FusedObjective::with_kind(VGG.clone(), network.clone(), 2, kind).unwrap();
+        let (losses, gradient) = evaluate(&mut fused, size);
+        let error = distance(&gradient, &expected_gradient);
+        let off = |value: f64, expected: f64| (value - expected).abs() / expected.max(1e-12);
+        let (content, style) = (off(losses.content, expected.content), off(losses.style, expected.style));
+        println!("{size:?} {kind:?} gradient {error:.1e} content {content:.1e} style {style:.1e}");
+        assert!(error < 1e-3 && content < 1e-4 && style < 1e-4, "{size:?} {kind:?} {network:?}: gradient {error}");
+    }
+}
+
+#[test]
+fn equals_the_reference_at_many_sizes() {
+    for (n, size) in [(16, 16), (17, 31), (33, 18), (50, 47), (23, 64), (130, 70), (8, 100)].into_iter().enumerate() {
+        let pooling = if n % 2 == 0 { Pooling::Max } else { Pooling::Average };
+        check(size, &network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", pooling));
+    }
+}
+
+#[test]
+fn equals_the_reference_with_many_layers() {
+    for (content, style) in [
+        ("relu1_1", ""),
+        ("", "relu1_1"),
+        ("relu1_1, relu1_2", "relu1_1"),
+        ("relu2_1", "relu1_1, relu2_1"),
+        ("relu4_2", ""),
+        ("", "relu1_1, relu2_1, relu3_1, relu4_1"),
+        ("relu1_2, relu4_3", "relu3_2"),
+        ("relu2_2", "relu2_2, relu3_1, relu3_2, relu3_3"),
+    ] {
+        for pooling in [Pooling::Max, Pooling::Average] {
+            check((45, 38), &network(content, style, pooling));
+        }
+    }
+}
+
+#[test]
+fn does_not_depend_on_the_number_of_threads() {
+    let network = network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
+    for kind in kernels::available() {
+        let results = [1, 2, 3].map(|threads| {
+            let mut fused = FusedObjective::with_kind(VGG.clone(), network.clone(), threads, kind).unwrap();
+            evaluate(&mut fused, (131, 75))
+        });
+        assert!(results[0] == results[1] && results[0] == results[2], "{kind:?}");
+    }
+}
+
+#[test]
+fn no_layers_no_gradient() {
+    let mut fused = FusedObjective::new(VGG.clone(), network("", "", Pooling::Max), 1).unwrap();
+    let (losses, gradient) = evaluate(&mut fused, (20, 20));
+    assert_eq!(losses, Losses::default());
+    assert!(gradient.data().iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn content_may_change_its_size() {
+    let network = network("relu3_3", "relu1_2, relu4_3", Pooling::Max);
+    let mut fused = FusedObjective::new(VGG.clone(), network.clone(), 2).unwrap();
+    let first = evaluate(&mut fused, (40, 40));
+    evaluate(&mut fused, (64, 24));
+    assert_eq!(evaluate(&mut fused, (40, 40)), first);
+    let mut gradient = Image::filled(64, 24, 0.0);
+    assert!(fused.evaluate(&picture((64, 24), 1), WEIGHTS, &mut gradient).is_err());
+}
