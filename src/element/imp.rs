@@ -280,8 +280,9 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::LayerNotInWeights { .. }
         | Error::Setting { .. }
         | Error::TooSmall { .. }
-        | Error::Device { .. } => gst::error_msg!(gst::LibraryError::Settings, ["{error}"]),
-        Error::ImageSize { .. } | Error::NoStyle | Error::Tensor(_) | Error::Resize(_) => {
+        | Error::Device { .. }
+        | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ["{error}"]),
+        Error::ImageSize { .. } | Error::NoStyle | Error::Tensor(_) | Error::Resize(_) | Error::Threads(_) => {
             gst::error_msg!(gst::LibraryError::Failed, ["{error}"])
         }
     }

@@ -135,16 +135,6 @@ impl FusedObjective {
         Ok(Self { weights, network, engine, first, steps, filters, workspace, style, content, content_size, squares })
     }
 
-    /// The kind of kernels, as `NEURALSTYLE_CPU` calls it.
-    pub fn kind(&self) -> &'static str {
-        self.engine.kind().name()
-    }
-
-    /// How many threads compute.
-    pub fn threads(&self) -> usize {
-        self.engine.threads()
-    }
-
     /// Makes the workspace one for images of `size`.
     fn lay_out(&mut self, size: (usize, usize)) {
         if self.workspace.size == size {
@@ -289,6 +279,14 @@ impl Workspace {
 }
 
 impl Objective for FusedObjective {
+    fn kernel(&self) -> &'static str {
+        self.engine.kind().name()
+    }
+
+    fn threads(&self) -> usize {
+        self.engine.threads()
+    }
+
     fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
         self.network.check_size("style", picture.size())?;
         self.forward(picture, self.end(|n| self.network.style_layers.contains(&self.steps[n].layer)));

@@ -159,8 +159,10 @@ pub struct Options {
 ///
 /// If the weights lack a layer of the network, or the device cannot be used.
 pub fn open(weights: Arc<Vgg>, network: Network, options: Options) -> Result<Box<dyn Objective>> {
-    let device = options.device.open()?;
-    Ok(Box::new(ReferenceObjective::new(weights, network, &device, DType::F32)?))
+    Ok(match options.device {
+        Device::Cpu => Box::new(FusedObjective::new(weights, network, options.threads)?),
+        device => Box::new(ReferenceObjective::new(weights, network, &device.open()?, DType::F32)?),
+    })
 }
 
 /// Where the objective is computed.
