@@ -23,6 +23,24 @@ use super::{
 };
 use crate::vgg::Convolution;
 
+/// An array of six by what each is. Closures, as `array::from_fn` has, would not surely be inlined.
+macro_rules! six {
+    (|$n:ident| $element:expr) => {
+        [
+            six!($n = 0, $element),
+            six!($n = 1, $element),
+            six!($n = 2, $element),
+            six!($n = 3, $element),
+            six!($n = 4, $element),
+            six!($n = 5, $element),
+        ]
+    };
+    ($n:ident = $value:literal, $element:expr) => {{
+        let $n: usize = $value;
+        $element
+    }};
+}
+
 /// Outputs of a tile on each side.
 const SIDE: usize = 4;
 /// Inputs of a tile on each side.
@@ -251,31 +269,23 @@ impl Job<'_> {
         let plane = &self.input[block * height * width..][..height * width];
         let across = width.div_ceil(SIDE);
         let matrix = block * self.tiles.len();
+        let mut edge = [Lanes::ZERO; POINTS];
         for (n, tile) in self.tiles.clone().enumerate() {
             let (top, left) = (tile / across * SIDE, tile % across * SIDE);
             let inside = top > 0 && left > 0 && top + REACH <= height + 1 && left + REACH <= width + 1;
-            let mut edge = [Lanes::ZERO; POINTS];
             let (patch, pitch) = if inside {
                 (&plane[(top - 1) * width + left - 1..], width)
             } else {
                 copy_edge(&mut edge, plane, (height, width), (top, left));
                 (&edge[..], REACH)
             };
-            let mut rows = [[V::splat(0.0); REACH]; REACH];
-            for (y, row) in rows.iter_mut().enumerate() {
+            let rows = six!(|y| {
                 let inputs = &patch[y * pitch..][..REACH];
-                let mut values = [V::splat(0.0); REACH];
-                for (value, input) in values.iter_mut().zip(inputs) {
-                    *value = V::load(input);
-                }
-                *row = input_transform(values);
-            }
+                input_transform(six!(|x| V::load(&inputs[x])))
+            });
             for x in 0..REACH {
-                let mut column = [V::splat(0.0); REACH];
-                for (value, row) in column.iter_mut().zip(&rows) {
-                    *value = row[x];
-                }
-                for (y, value) in input_transform(column).into_iter().enumerate() {
+                let column = input_transform(six!(|y| rows[y][x]));
+                for (y, value) in column.iter().enumerate() {
                     value.store(&mut transformed[(y * REACH + x) * step + matrix + n]);
                 }
             }
@@ -294,23 +304,16 @@ impl Job<'_> {
         }
         let (bias, zero) = (V::load(&bias), V::splat(0.0));
         for (n, tile) in self.tiles.clone().enumerate() {
-            let mut rows = [[zero; REACH]; SIDE];
-            for x in 0..REACH {
-                let mut values = [zero; REACH];
-                for (y, value) in values.iter_mut().enumerate() {
-                    *value = V::load(&products[(y * REACH + x) * step + matrix + n]);
-                }
-                for (row, value) in rows.iter_mut().zip(output_transform(values)) {
-                    row[x] = value;
-                }
-            }
+            let columns =
+                six!(|x| { output_transform(six!(|y| V::load(&products[(y * REACH + x) * step + matrix + n]))) });
             let (top, left) = (tile / across * SIDE, tile % across * SIDE);
             let visible = SIDE.min(width - left);
-            for (y, row) in rows.into_iter().enumerate().take(SIDE.min(height - top)) {
+            for y in 0..SIDE.min(height - top) {
                 let start = (block * height + top + y) * width + left;
                 // SAFETY: no other job has this tile and block.
                 let outputs = unsafe { self.output.part(start..start + visible) };
-                for (x, (value, output)) in output_transform(row).into_iter().zip(outputs).enumerate() {
+                let row = output_transform(six!(|x| columns[x][y]));
+                for (x, (&value, output)) in row.iter().zip(outputs).enumerate() {
                     let value = match self.epilogue {
                         Epilogue::Relu { positive, .. } => {
                             let value = value.add(bias).max(zero);
@@ -338,6 +341,7 @@ fn copy_edge(
     (height, width): (usize, usize),
     (top, left): (usize, usize),
 ) {
+    patch.fill(Lanes::ZERO);
     let columns = left.saturating_sub(1)..width.min(left + REACH - 1);
     for y in top.saturating_sub(1)..height.min(top + REACH - 1) {
         let row = &plane[y * width..][columns.clone()];

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Each kernel at the shapes that an image of 256x256 has in VGG, and one iteration at that size.
+
+use std::sync::{Arc, LazyLock};
+
+use divan::{Bencher, counter::ItemsCount};
+use gstneuralstyle::{
+    kernels::{
+        self, ContentTarget, Direction, Engine, Epilogue, FirstConvolution, GramMatrix, Incoming, Kind, Lanes, Shape,
+    },
+    objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
+    stylizer::Image,
+    vgg::{Convolution, Layer, Vgg, parse_layers},
+};
+
+const SIDE: usize = 256;
+const LAYERS: [&str; 5] = ["relu1_2", "relu2_2", "relu3_3", "relu4_1", "relu4_3"];
+const GRAM_LAYERS: [&str; 4] = ["relu1_2", "relu2_2", "relu3_3", "relu4_3"];
+
+static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
+
+fn main() {
+    divan::main();
+}
+
+fn kinds() -> Vec<Kind> {
+    kernels::available().collect()
+}
+
+fn each(layers: &[&'static str]) -> Vec<(Kind, &'static str)> {
+    kinds().into_iter().flat_map(|kind| layers.iter().map(move |layer| (kind, *layer))).collect()
+}
+
+fn convolution(layer: &str) -> &'static Convolution {
+    let layer: Layer = layer.parse().unwrap();
+    VGG.convolutions().iter().find(|convolution| convolution.layer == layer).unwrap()
+}
+
+fn shape(layer: &str, channels: usize) -> Shape {
+    let side = SIDE >> layer.parse::<Layer>().unwrap().poolings();
+    Shape { channels, height: side, width: side }
+}
+
+fn features(shape: Shape) -> Vec<Lanes> {
+    let value = |n: usize| ((n * 7919) % 251) as f32 - 100.0;
+    (0..shape.len()).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
+}
+
+fn image(seed: usize) -> Image {
+    let values = (0..3 * SIDE * SIDE).map(|n| ((n * 7919 * seed + n / SIDE * 31) % 256) as f32);
+    Image::from_planes(SIDE, SIDE, values.collect()).unwrap()
+}
+
+#[divan::bench(args = each(&LAYERS))]
+fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    let convolution = convolution(layer);
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
+    kernels::transform_filters(&mut engine, convolution, Direction::Forward, &mut filters);
+    let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
+    let (input, mut output) = (features(inputs), features(outputs));
+    let products = inputs.channels * outputs.channels * 9 * outputs.positions();
+    bencher.counter(ItemsCount::new(products)).bench_local(|| {
+        let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: None };
+        kernels::convolve(&mut engine, inputs, &input, &filters, epilogue, &mut output);
+    });
+}
+
+#[divan::bench(args = each(&LAYERS))]
+fn transform_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    let convolution = convolution(layer);
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
+    bencher.bench_local(|| kernels::transform_filters(&mut engine, convolution, Direction::Backward, &mut filters));
+}
+
+#[divan::bench(args = kinds())]
+fn first_convolution(bencher: Bencher, kind: Kind) {
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
+    let (image, mut output) = (image(1), features(shape("relu1_1", 64)));
+    bencher.bench_local(|| first.forward(&mut engine, (SIDE, SIDE), image.data(), None, &mut output));
+}
+
+#[divan::bench(args = kinds())]
+fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
+    let shape = shape("relu1_1", 64);
+    let (mut image, gradient) = (image(1), features(shape));
+    bencher.bench_local(|| first.backward(&mut engine, shape, &gradient, image.data_mut()));
+}
+
+#[divan::bench(args = kinds())]
+fn pool(bencher: Bencher, kind: Kind) {
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let shape = shape("relu1_2", 64);
+    let (input, mut output) = (features(shape), features(shape.pooled()));
+    bencher.bench_local(|| kernels::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
+}
+
+#[divan::bench(args = each(&GRAM_LAYERS))]
+fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let shape = shape(layer, convolution(layer).outputs);
+    let features = features(shape);
+    let mut gram = GramMatrix::new(shape);
+    bencher.bench_local(|| gram.compute(&mut engine, &features));
+}
+
+#[divan::bench(args = each(&GRAM_LAYERS))]
+fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    let mut engine = Engine::new(kind, 0).unwrap();
+    let shape = shape(layer, convolution(layer).outputs);
+    let target = features(shape);
+    let incoming = features(shape.pooled());
+    let style = vec![Lanes::ZERO; shape.channels * shape.blocks()];
+    let (mut maps, mut squares) = (features(shape), Vec::new());
+    bencher.bench_local(|| {
+        let content = ContentTarget { features: &target, slope: 0.0 };
+        let incoming = Incoming::Pooled(Pooling::Max, &incoming);
+        kernels::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
+    });
+}
+
+#[divan::bench(args = kinds())]
+fn iteration(bencher: Bencher, kind: Kind) {
+    let network = Network {
+        content_layers: parse_layers("relu3_3").unwrap(),
+        style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
+        pooling: Pooling::Max,
+    };
+    let mut objective = FusedObjective::with_kind(VGG.clone(), network, 0, kind).unwrap();
+    let grams = objective.grams(&image(3)).unwrap();
+    objective.set_style(&grams).unwrap();
+    objective.set_content(&image(5)).unwrap();
+    let (image, mut gradient) = (image(1), image(1));
+    let weights = LossWeights { content: 1.0, style: 10.0 };
+    bencher.bench_local(|| objective.evaluate(&image, weights, &mut gradient).unwrap());
+}
