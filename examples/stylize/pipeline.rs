@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The GStreamer pipeline from file to file.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use gst::{MessageView, glib, prelude::*};
+use gst_pbutils::MissingPluginMessage;
+
+use crate::{
+    Result,
+    output::{Container, Format, Part},
+    progress::Progress,
+};
+
+/// How often to look whether there is something new to say.
+const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+
+/// The Debian packages of the elements in use.
+const PACKAGES: [(&str, &[&str]); 5] = [
+    ("gstreamer1.0-plugins-base", &["audioconvert", "audioresample", "opusenc", "uridecodebin", "videoconvert"]),
+    ("gstreamer1.0-plugins-good", &["jpegenc", "matroskamux", "mp4mux", "pngenc", "videoflip", "vp9enc", "webmmux"]),
+    ("gstreamer1.0-plugins-bad", &["fdkaacenc", "voaacenc"]),
+    ("gstreamer1.0-plugins-ugly", &["x264enc"]),
+    ("gstreamer1.0-libav", &["avenc_aac"]),
+];
+
+/// The user wants no more of it.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted, nothing is written")]
+pub struct Interrupted;
+
+/// Decodes a file, paints its video and encodes it again with its sound. Dropped, it stops.
+pub struct Pipeline {
+    pipeline: gst::Pipeline,
+    element: gst::Element,
+    /// How many frames are painted.
+    frames: Arc<AtomicU64>,
+}
+
+impl Pipeline {
+    pub fn new(input: &Path, format: &'static Format) -> Result<Self> {
+        // Hardware decoders leave frames where videoconvert does not find them. The frames are painted upright, since
+        // few containers can tell a player to turn them.
+        let mut description = format!(
+            "uridecodebin name=decoder force-sw-decoders=true \
+             queue name=video max-size-time=0 max-size-bytes=0 max-size-buffers=3 ! videoconvert \
+             ! videoflip video-direction=auto ! neuralstyle name=neuralstyle ! videoconvert \
+             ! capsfilter name=format ! {} ",
+            format.video_encoder
+        );
+        if let Some(Container { muxer, .. }) = format.container {
+            description += &format!("! queue ! {muxer} name=muxer ");
+        }
+        description += "! filesink name=file";
+        let pipeline = launch(&description)?;
+        let audio_encoder = format.container.as_ref().map(audio_encoder).transpose()?;
+
+        let decoder = by_name(&pipeline, "decoder");
+        decoder.set_property("uri", glib::filename_to_uri(input, None)?);
+        let weak = pipeline.downgrade();
+        decoder.connect_pad_added(move |_, pad| {
+            if let Some(pipeline) = weak.upgrade() {
+                link(&pipeline, pad, format, audio_encoder);
+            }
+        });
+        let weak = pipeline.downgrade();
+        decoder.connect_no_more_pads(move |decoder| {
+            let video = weak.upgrade().and_then(|pipeline| by_name(&pipeline, "video").static_pad("sink"));
+            if video.is_some_and(|pad| !pad.is_linked()) {
+                gst::element_error!(decoder, gst::StreamError::WrongType, ["there is no video in the input"]);
+            }
+        });
+
+        let element = by_name(&pipeline, "neuralstyle");
+        let frames = Arc::new(AtomicU64::new(0));
+        let count = frames.clone();
+        let pad = element.static_pad("src").ok_or("neuralstyle has no src pad")?;
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+        Ok(Self { pipeline, element, frames })
+    }
+
+    /// The element neuralstyle.
+    pub fn element(&self) -> &gst::Element {
+        &self.element
+    }
+
+    /// Runs to the end, unless told to stop, and returns how many frames were painted.
+    pub fn run(&self, part: &Part, stop: &AtomicBool) -> Result<u64> {
+        by_name(&self.pipeline, "file").set_property("location", part.file());
+        if let Some(muxer) = self.pipeline.by_name("muxer").filter(|muxer| muxer.has_property("faststart-file")) {
+            // Not where the system has its temporary files: these can be in memory.
+            muxer.set_property("faststart-file", part.scratch());
+        }
+        let bus = self.pipeline.bus().ok_or("the pipeline has no bus")?;
+        let mut progress = Progress::new();
+        // What went wrong is on the bus.
+        let _ = self.pipeline.set_state(gst::State::Playing);
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Interrupted.into());
+            }
+            if let Some(message) = bus.timed_pop(TICK) {
+                match message.view() {
+                    MessageView::Eos(_) => break,
+                    MessageView::Error(error) => {
+                        return Err(describe(&error.error(), error.debug()).into());
+                    }
+                    MessageView::Warning(warning) => {
+                        progress.note(&format!("Warning: {}", describe(&warning.error(), warning.debug())));
+                    }
+                    MessageView::Element(_) => {
+                        if let Ok(missing) = MissingPluginMessage::parse(&message) {
+                            progress.note(&format!("Warning: GStreamer has no {}", missing.description()));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            let frames = self.frames.load(Ordering::Relaxed);
+            if frames > 0
+                && !progress.has_total()
+                && let Some(total) = self.total()
+            {
+                progress.set_total(total);
+            }
+            progress.update(frames);
+        }
+        // Closes the file.
+        self.pipeline.set_state(gst::State::Null)?;
+        match self.frames.load(Ordering::Relaxed) {
+            0 => Err("there are no frames in the input".into()),
+            frames => Ok(frames),
+        }
+    }
+
+    /// How many frames the input seems to have.
+    fn total(&self) -> Option<u64> {
+        let duration = self.pipeline.query_duration::<gst::ClockTime>()?;
+        let caps = self.element.static_pad("src")?.current_caps()?;
+        let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
+        let frames = duration.seconds_f64() * f64::from(rate.numer()) / f64::from(rate.denom());
+        (frames >= 1.0).then_some(frames.round() as u64)
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        // Stopping cannot fail.
+        let _ = self.pipeline.set_state(gst::State::Null);
+    }
+}
+
+fn launch(description: &str) -> Result<gst::Pipeline> {
+    let mut context = gst::ParseContext::new();
+    let element = gst::parse::launch_full(description, Some(&mut context), gst::ParseFlags::empty());
+    let missing = context.missing_elements();
+    if !missing.is_empty() {
+        let missing: Vec<_> = missing.iter().map(|name| with_package(name)).collect();
+        return Err(format!("GStreamer lacks {}", missing.join(", ")).into());
+    }
+    element?.downcast().map_err(|_| "the description is of no pipeline".into())
+}
+
+/// The name of an element, and where Debian has it.
+fn with_package(element: &str) -> String {
+    match PACKAGES.iter().find(|(_, elements)| elements.contains(&element)) {
+        Some((package, _)) => format!("the element {element} (Debian package {package})"),
+        None => format!("the element {element}"),
+    }
+}
+
+fn audio_encoder(container: &Container) -> Result<&'static str> {
+    let installed = |name: &&&str| gst::ElementFactory::find(name).is_some();
+    container.audio_encoders.iter().find(installed).copied().ok_or_else(|| {
+        let encoders: Vec<_> = container.audio_encoders.iter().map(|name| with_package(name)).collect();
+        format!("GStreamer lacks {}", encoders.join(" or ")).into()
+    })
+}
+
+fn by_name(pipeline: &gst::Pipeline, name: &str) -> gst::Element {
+    pipeline.by_name(name).expect("the description has an element of this name")
+}
+
+/// Takes a decoded stream: the first video and all sound.
+fn link(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, audio_encoder: Option<&str>) {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    let Some(stream) = caps.structure(0) else { return };
+    let linked = match (stream.name().as_str(), audio_encoder) {
+        ("video/x-raw", _) => link_video(pipeline, pad, format, stream),
+        ("audio/x-raw", Some(encoder)) => link_audio(pipeline, pad, encoder),
+        _ => return,
+    };
+    if let Err(error) = linked {
+        gst::element_error!(pipeline, gst::CoreError::Pad, ["cannot use the stream {caps}: {error}"]);
+    }
+}
+
+fn link_video(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, stream: &gst::StructureRef) -> Result<()> {
+    let sink = by_name(pipeline, "video").static_pad("sink").ok_or("the queue has no sink pad")?;
+    if sink.is_linked() {
+        return Ok(());
+    }
+    if format.even_only {
+        // 4:2:0 is what every player can play. But H.264 has it for even sizes only, and 4:4:4 for all.
+        let odd = stream.get::<i32>("width")? % 2 != 0 || stream.get::<i32>("height")? % 2 != 0;
+        let caps = gst::Caps::builder("video/x-raw").field("format", if odd { "Y444" } else { "I420" }).build();
+        by_name(pipeline, "format").set_property("caps", caps);
+    }
+    pad.link(&sink)?;
+    Ok(())
+}
+
+fn link_audio(pipeline: &gst::Pipeline, pad: &gst::Pad, encoder: &str) -> Result<()> {
+    // All sound that comes while a frame is painted waits here. Were there a limit, the demuxer would wait with it, and
+    // the next frame would never come.
+    let description =
+        format!("queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! audioconvert ! audioresample ! {encoder}");
+    let branch = gst::parse::bin_from_description(&description, true)?;
+    pipeline.add(&branch)?;
+    branch.link(&by_name(pipeline, "muxer"))?;
+    branch.sync_state_with_parent()?;
+    let sink = branch.static_pad("sink").ok_or("the branch has no sink pad")?;
+    pad.link(&sink)?;
+    Ok(())
+}
+
+/// What an element has to say. The first line of the debug text is a place in its source.
+fn describe(error: &glib::Error, debug: Option<glib::GString>) -> String {
+    match debug.as_deref().and_then(|debug| debug.split_once('\n')) {
+        Some((_, reason)) => format!("{} {reason}", error.message()),
+        None => error.message().to_owned(),
+    }
+}

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MPL-2.0
+#
+# Runs every check, after installing what is missing. The tests come last.
+#
+#   ./test.sh           check
+#   ./test.sh --accept  take the element's properties as they are now for right, and check nothing else
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=.ci/install.sh
+source .ci/install.sh
+
+# The tests are built with the dev profile, which is optimized too and also checks assertions and overflows.
+profile=debug
+inspected=tests/neuralstyle.inspect.txt
+
+step() {
+    printf '\n==> %s\n' "$*"
+}
+
+check_dependencies() {
+    if ! command -v cargo-deny >/dev/null; then
+        cargo install --locked cargo-deny
+    fi
+    cargo deny --all-features check bans licenses sources
+    # Advisories come from the network, and the rest should be checked without one too.
+    if cargo deny fetch db; then
+        cargo deny --all-features check --disable-fetch advisories
+    else
+        echo "SKIPPED: the advisory database cannot be fetched, so that advisories are not checked"
+    fi
+}
+
+# Prints what gst-inspect-1.0 says of the element's own properties. The rest is about the base classes, and differs from
+# one version of GStreamer to the next.
+inspect() {
+    local scratch text
+    cargo build --locked --lib --examples
+    scratch=$(mktemp --directory)
+    text=$(GST_PLUGIN_PATH="$(target_directory)/$profile" GST_REGISTRY="$scratch/registry" \
+        gst-inspect-1.0 --no-colors neuralstyle)
+    rm -r "$scratch"
+    awk '
+        /^Element Properties:/ { inside = 1; next }
+        /^[^ ]/ { inside = 0 }
+        # A property starts at the second column, what is said of it is further in.
+        /^  [a-z]/ { own = $1 !~ /^(name|parent|qos)$/ }
+        inside && own && NF { $1 = $1; print }
+    ' <<<"$text"
+}
+
+accept=false
+case "$*" in
+    "") ;;
+    --accept) accept=true ;;
+    *) sed -n '4,7s/^# \{0,1\}//p' "$0" && exit 2 ;;
+esac
+
+install_missing
+
+if $accept; then
+    inspect >"$inspected"
+    exit
+fi
+
+step "Format"
+cargo fmt --all --check
+
+step "Lints"
+cargo clippy --locked --all-targets -- -D warnings
+
+step "Lints with features"
+cargo clippy --locked --all-targets --features static,capi,doc -- -D warnings
+
+step "Documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+step "Dependencies"
+check_dependencies
+
+step "Properties of the element, against $inspected"
+inspect | diff -u "$inspected" - || {
+    echo "If the change is meant: ./test.sh --accept" >&2
+    exit 1
+}
+
+step "Tests"
+G_DEBUG=fatal-criticals cargo test --locked
