@@ -44,7 +44,7 @@ fn shape(layer: &str, channels: usize) -> Shape {
 
 fn features(shape: Shape) -> Vec<Lanes> {
     let value = |n: usize| ((n * 7919) % 251) as f32 - 100.0;
-    (0..shape.len()).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
+    (0..shape.lanes()).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
 }
 
 fn image(seed: usize) -> Image {

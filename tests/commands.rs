@@ -17,7 +17,7 @@ use std::{
 };
 
 use gst::{glib, prelude::*};
-use gst_pbutils::{Discoverer, DiscovererInfo, prelude::*};
+use gst_pbutils::{Discoverer, DiscovererInfo};
 use tempfile::TempDir;
 
 const FAST: [&str; 3] = ["working-size=48", "iterations=1", "first-iterations=1"];

@@ -57,8 +57,8 @@ impl FirstConvolution {
     ) {
         let shape = Shape { channels: self.outputs, height, width };
         assert_eq!(image.len(), PLANES * shape.positions());
-        assert_eq!(output.len(), shape.len());
-        assert!(positive.is_none_or(|positive| positive.len() == shape.len()));
+        assert_eq!(output.len(), shape.lanes());
+        assert!(positive.is_none_or(|positive| positive.has_length(shape.lanes())));
         let kind = engine.kind();
         let output = Parts::new(output);
         let scratch = (PLANES * 3 * row_pitch(width)).div_ceil(LANES);
@@ -70,7 +70,7 @@ impl FirstConvolution {
     /// The gradient for the planes of the image, from that for the output, which is zero where the output is.
     pub fn backward(&self, engine: &mut Engine, shape: Shape, gradient: &[Lanes], image: &mut [f32]) {
         assert_eq!(image.len(), PLANES * shape.positions());
-        assert_eq!(gradient.len(), shape.len());
+        assert_eq!(gradient.len(), shape.lanes());
         let kind = engine.kind();
         let image = Parts::new(image);
         let scratch = TAP_BLOCKS * (BAND + 2) * shape.width;

@@ -49,7 +49,7 @@ impl GramMatrix {
     /// Computes `F F^T / (positions * channels)`.
     pub fn compute(&mut self, engine: &mut Engine, features: &[Lanes]) {
         let shape = self.shape;
-        assert_eq!(features.len(), shape.len());
+        assert_eq!(features.len(), shape.lanes());
         let (kind, chunks, matrix) = (engine.kind(), self.chunks, self.values.len());
         let partial = Parts::new(&mut self.partial);
         engine.for_each(chunks * shape.blocks().div_ceil(ROWS_OF_JOB), 0, |job, _| {

@@ -55,13 +55,13 @@ pub fn gradient_at(
     incoming: Incoming,
     squares: &mut Vec<f64>,
 ) -> f64 {
-    assert_eq!(features.len(), shape.len());
+    assert_eq!(features.len(), shape.lanes());
     assert!(style.is_none_or(|style| style.len() == shape.channels * shape.blocks()));
-    assert!(content.is_none_or(|content| content.features.len() == shape.len()));
+    assert!(content.is_none_or(|content| content.features.len() == shape.lanes()));
     match incoming {
         Incoming::Nothing => {}
-        Incoming::Direct(gradient) => assert_eq!(gradient.len(), shape.len()),
-        Incoming::Pooled(_, gradient) => assert_eq!(gradient.len(), shape.pooled().len()),
+        Incoming::Direct(gradient) => assert_eq!(gradient.len(), shape.lanes()),
+        Incoming::Pooled(_, gradient) => assert_eq!(gradient.len(), shape.pooled().lanes()),
     }
     let kind = engine.kind();
     let pairs = jobs_at(shape);
@@ -197,7 +197,7 @@ fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4] {
 
 /// The sum of the squares of feature maps. `squares` is memory for its summands.
 pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
-    assert_eq!(features.len(), shape.len());
+    assert_eq!(features.len(), shape.lanes());
     let kind = engine.kind();
     let rows = shape.blocks() * shape.height;
     squares.clear();

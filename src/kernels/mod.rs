@@ -127,7 +127,7 @@ impl Shape {
     }
 
     /// [`Lanes`] of the feature maps.
-    pub fn len(self) -> usize {
+    pub fn lanes(self) -> usize {
         self.blocks() * self.positions()
     }
 

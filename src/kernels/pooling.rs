@@ -12,8 +12,8 @@ use crate::objective::Pooling;
 /// Pools `input`, of shape `shape`. A last odd row or column is left out.
 pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes], output: &mut [Lanes]) {
     let pooled = shape.pooled();
-    assert_eq!(input.len(), shape.len());
-    assert_eq!(output.len(), pooled.len());
+    assert_eq!(input.len(), shape.lanes());
+    assert_eq!(output.len(), pooled.lanes());
     let kind = engine.kind();
     let output = Parts::new(output);
     engine.for_each(shape.blocks(), 0, |block, _| {

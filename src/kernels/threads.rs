@@ -187,8 +187,9 @@ impl<'a, T> Parts<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
     }
 
-    pub fn len(&self) -> usize {
-        self.len
+    /// Whether it is a slice of this length.
+    pub fn has_length(&self, length: usize) -> bool {
+        self.len == length
     }
 
     /// One part of the slice.

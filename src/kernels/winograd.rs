@@ -149,13 +149,13 @@ pub fn convolve(
     output: &mut [Lanes],
 ) {
     let blocks = output.len() / shape.positions();
-    assert_eq!(input.len(), shape.len());
+    assert_eq!(input.len(), shape.lanes());
     assert_eq!(output.len(), blocks * shape.positions());
     assert_eq!(filters.len(), POINTS * shape.channels * blocks);
     match epilogue {
         Epilogue::Relu { bias, positive } => {
             assert_eq!(bias.len(), blocks * LANES);
-            assert!(positive.is_none_or(|positive| positive.len() == output.len()));
+            assert!(positive.is_none_or(|positive| positive.has_length(output.len())));
         }
         Epilogue::Masked(bits) => assert_eq!(bits.len(), output.len()),
         Epilogue::Plain => {}
@@ -304,10 +304,10 @@ impl Job<'_> {
         }
         let (bias, zero) = (V::load(&bias), V::splat(0.0));
         for (n, tile) in self.tiles.clone().enumerate() {
-            let columns =
-                six!(|x| { output_transform(six!(|y| V::load(&products[(y * REACH + x) * step + matrix + n]))) });
+            let columns = six!(|x| output_transform(six!(|y| V::load(&products[(y * REACH + x) * step + matrix + n]))));
             let (top, left) = (tile / across * SIDE, tile % across * SIDE);
             let visible = SIDE.min(width - left);
+            #[allow(clippy::needless_range_loop)] // It is the second index of two.
             for y in 0..SIDE.min(height - top) {
                 let start = (block * height + top + y) * width + left;
                 // SAFETY: no other job has this tile and block.

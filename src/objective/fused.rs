@@ -159,7 +159,7 @@ impl FusedObjective {
             let mut own = mem::take(&mut kept[n]);
             let positive = (!step.kept).then(|| Parts::new(&mut positive[n]));
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &mut own } else { arena.step(0, shape.len()).1 };
+                let output = if step.kept { &mut own } else { arena.step(0, shape.lanes()).1 };
                 if let Some(first) = first {
                     first.forward(engine, image.size(), image.data(), positive, output);
                 }
@@ -168,15 +168,15 @@ impl FusedObjective {
             };
             let input_shape = step.input(shapes[before]);
             if step.pooled {
-                let (_, output) = arena.step(0, input_shape.len());
+                let (_, output) = arena.step(0, input_shape.lanes());
                 kernels::pool(engine, shapes[before], self.network.pooling, &kept[before], output);
             }
             let in_arena = step.pooled || !steps[before].kept;
             let (input, output) = match (in_arena, step.kept) {
-                (true, true) => (arena.last(input_shape.len()), &mut own[..]),
-                (true, false) => arena.step(input_shape.len(), shape.len()),
+                (true, true) => (arena.last(input_shape.lanes()), &mut own[..]),
+                (true, false) => arena.step(input_shape.lanes(), shape.lanes()),
                 (false, true) => (&kept[before][..], &mut own[..]),
-                (false, false) => (&kept[before][..], arena.step(0, shape.len()).1),
+                (false, false) => (&kept[before][..], arena.step(0, shape.lanes()).1),
             };
             let convolution = &weights.convolutions()[n];
             let epilogue = Epilogue::Relu { bias: &convolution.bias, positive };
@@ -202,7 +202,7 @@ impl FusedObjective {
                         gram.compute(engine, features);
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
-                        let slope = 4.0 * share * weights.style / (shape.len() * LANES) as f64;
+                        let slope = 4.0 * share * weights.style / (shape.lanes() * LANES) as f64;
                         let (distance, difference) = gram.difference(engine, &target.values, slope as f32);
                         losses.style += share * distance;
                         Some(difference)
@@ -217,23 +217,26 @@ impl FusedObjective {
                 let incoming = match steps[..end].get(n + 1) {
                     None => Incoming::Nothing,
                     Some(next) if next.pooled => {
-                        Incoming::Pooled(self.network.pooling, arena.last(shape.pooled().len()))
+                        Incoming::Pooled(self.network.pooling, arena.last(shape.pooled().lanes()))
                     }
-                    Some(_) => Incoming::Direct(arena.last(shape.len())),
+                    Some(_) => Incoming::Direct(arena.last(shape.lanes())),
                 };
                 losses.content +=
                     share * kernels::gradient_at(engine, shape, features, style, content, incoming, squares);
             }
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &kept[n] } else { arena.last(shape.len()) };
+                let output = if step.kept { &kept[n] } else { arena.last(shape.lanes()) };
                 if let Some(first) = first {
                     first.backward(engine, shape, output, gradient.data_mut());
                 }
                 break;
             };
-            let input_len = step.input(shapes[before]).len();
-            let (output, input) =
-                if step.kept { (&kept[n][..], arena.step(0, input_len).1) } else { arena.step(shape.len(), input_len) };
+            let input_len = step.input(shapes[before]).lanes();
+            let (output, input) = if step.kept {
+                (&kept[n][..], arena.step(0, input_len).1)
+            } else {
+                arena.step(shape.lanes(), input_len)
+            };
             let epilogue = match steps[before].kept {
                 true => Epilogue::Plain,
                 false => Epilogue::Masked(&positive[before]),
@@ -265,13 +268,13 @@ impl Workspace {
         };
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
-        let kept = each().map(|(step, shape)| vec![Lanes::ZERO; if step.kept { shape.len() } else { 0 }]).collect();
-        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { shape.len() }]).collect();
+        let kept = each().map(|(step, shape)| vec![Lanes::ZERO; if step.kept { shape.lanes() } else { 0 }]).collect();
+        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { shape.lanes() }]).collect();
         let has_style = |step: &Step| network.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
         let read_and_written = (0..steps.len()).map(|n| {
-            let read = n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).len());
-            read + if steps[n].kept { 0 } else { shapes[n].len() }
+            let read = n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).lanes());
+            read + if steps[n].kept { 0 } else { shapes[n].lanes() }
         });
         let memory = vec![Lanes::ZERO; read_and_written.max().unwrap_or(0)];
         Self { size, kept, positive, grams, arena: Arena { memory, at_end: false }, shapes }
