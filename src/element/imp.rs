@@ -264,6 +264,7 @@ fn stats(report: Option<Report>) -> gst::Structure {
             .field("total-variation", report.total_variation)
             .field("loss", report.loss)
             .field("milliseconds", report.duration.as_secs_f64() * 1e3)
+            .field("style-updates", report.style_updates)
             .build(),
     }
 }

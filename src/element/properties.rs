@@ -15,6 +15,9 @@ use crate::{
     vgg::{Vgg, parse_layers},
 };
 
+/// Far more than help.
+const MOST_THREADS: u32 = 1024;
+
 /// The writable properties with their values.
 ///
 /// The texts of layers and the like are kept as they were given: they are read, and found right or wrong, when they
@@ -25,6 +28,7 @@ pub struct Properties {
     pub post_messages: bool,
     weights: Option<String>,
     device: String,
+    threads: u32,
     content_layers: String,
     style_layers: String,
     pooling: Pooling,
@@ -40,6 +44,7 @@ impl Default for Properties {
             post_messages: false,
             weights: None,
             device: "cpu".to_owned(),
+            threads: 0,
             content_layers: Settings::CONTENT_LAYERS.to_owned(),
             style_layers: Settings::STYLE_LAYERS.to_owned(),
             pooling: Pooling::default(),
@@ -68,7 +73,7 @@ impl Properties {
             Some(path) => Vgg::from_file(path)?,
             None => Vgg::built_in()?,
         };
-        let options = Options { device: self.device.parse()?, threads: 0 };
+        let options = Options { device: self.device.parse()?, threads: self.threads as usize };
         let mut stylizer = Stylizer::new(Arc::new(weights), options, settings)?;
         stylizer.set_style(style::load(&self.style)?)?;
         Ok(stylizer)
@@ -87,6 +92,7 @@ impl Properties {
             "post-messages" => self.post_messages = read(value),
             "weights" => self.weights = read(value),
             "device" => self.device = text(default().device),
+            "threads" => self.threads = read(value),
             "content-layers" => self.content_layers = text(default().content_layers),
             "style-layers" => self.style_layers = text(default().style_layers),
             "pooling" => self.pooling = read(value),
@@ -109,6 +115,7 @@ impl Properties {
             "post-messages" => self.post_messages.to_value(),
             "weights" => self.weights.to_value(),
             "device" => self.device.to_value(),
+            "threads" => self.threads.to_value(),
             "content-layers" => self.content_layers.to_value(),
             "style-layers" => self.style_layers.to_value(),
             "pooling" => self.pooling.to_value(),
@@ -227,6 +234,13 @@ impl Properties {
                 Some(&default.device),
                 Use::AtStart,
             ),
+            glib::ParamSpecUInt::builder("threads")
+                .nick("Threads")
+                .blurb("How many threads compute, on a processor; 0 is one for each of its cores")
+                .maximum(MOST_THREADS)
+                .default_value(default.threads)
+                .mutable_ready()
+                .build(),
             glib::ParamSpecBoolean::builder("post-messages")
                 .nick("Post messages")
                 .blurb("Post an element message named neuralstyle, with the fields of stats, for every frame")
@@ -237,7 +251,8 @@ impl Properties {
                 .nick("Statistics")
                 .blurb(
                     "Of the last frame: frame, its number from 0; iterations; the losses content, style and \
-                     total-variation; loss, their weighted sum; milliseconds. No fields before the first frame",
+                     total-variation; loss, their weighted sum; milliseconds; style-updates, how often the \
+                     Gram matrices of the style were computed since the start. No fields before the first frame",
                 )
                 .read_only()
                 .build(),

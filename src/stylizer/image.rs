@@ -115,8 +115,8 @@ impl Image {
         self.data.chunks_exact(self.width * self.height)
     }
 
-    /// The image at another size, by cubic interpolation (Catmull and Rom 1974) with a kernel widened to the
-    /// scale, so that a smaller image has no aliases.
+    /// The image at another size: a larger one by cubic interpolation (Catmull and Rom 1974), a smaller one by the
+    /// mean of the area that goes into each pixel.
     ///
     /// # Errors
     ///
@@ -130,7 +130,9 @@ impl Image {
             Error::Resize(format!("{from_width}x{from_height} to {width}x{height}: {error}"))
         };
         let side = |n: usize| u32::try_from(n).map_err(|error| failed(&error));
-        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom));
+        let smaller = width * height < self.width * self.height;
+        let filter = if smaller { fir::FilterType::Box } else { fir::FilterType::CatmullRom };
+        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
         let mut resizer = fir::Resizer::new();
         let mut data = Vec::with_capacity(3 * width * height);
         for plane in self.planes() {

@@ -22,6 +22,7 @@ use crate::{
     objective::{self, Losses, Objective, Options, total_variation},
     vgg::Vgg,
 };
+use optimizer::Schedule;
 use warm_start::History;
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
@@ -173,21 +174,21 @@ impl Stylizer {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
             history => history,
         };
-        let (mut image, mut optimizer, iterations) = match history {
+        let (mut image, mut optimizer, schedule) = match history {
             Some(history) => {
                 let start = history.start(self.settings.warm_start, &content);
-                (start, history.optimizer, self.settings.iterations)
+                (start, history.optimizer, Schedule::steady(&self.settings))
             }
-            None => (content.clone(), Adam::new(content.data().len()), self.settings.first_iterations),
+            None => (content.clone(), Adam::new(content.data().len()), Schedule::settling(&self.settings)),
         };
-        let (losses, total_variation) = self.optimize(&mut image, &mut optimizer, iterations)?;
+        let (losses, total_variation) = self.optimize(&mut image, &mut optimizer, schedule)?;
         let painted = compose(frame, &content, &image, self.settings.strength)?;
         self.history = Some(History { content, stylized: image, optimizer });
 
         let weights = self.settings.loss_weights();
         let report = Report {
             frame: self.frames,
-            iterations,
+            iterations: schedule.iterations,
             losses,
             total_variation,
             loss: weights.content * losses.content
@@ -212,14 +213,14 @@ impl Stylizer {
     }
 
     /// Takes the steps and returns the losses before the last one.
-    fn optimize(&mut self, image: &mut Image, optimizer: &mut Adam, iterations: u32) -> Result<(Losses, f64)> {
+    fn optimize(&mut self, image: &mut Image, optimizer: &mut Adam, schedule: Schedule) -> Result<(Losses, f64)> {
         let settings = &self.settings;
         let mut gradient = Image::filled(image.width(), image.height(), 0.0);
         let mut last = (Losses::default(), 0.0);
-        for _ in 0..iterations {
+        for iteration in 0..schedule.iterations {
             let losses = self.objective.evaluate(image, settings.loss_weights(), &mut gradient)?;
             last = (losses, total_variation(image, settings.tv_weight, &mut gradient));
-            optimizer.step(image.data_mut(), gradient.data(), settings.learning_rate as f32);
+            optimizer.step(image.data_mut(), gradient.data(), schedule.rate(iteration));
         }
         Ok(last)
     }

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 
+use super::Settings;
+
 /// Decay rates of the moments, shorter than for the training of networks: an image has a few dozen steps, not
 /// thousands.
 const FIRST_DECAY: f32 = 0.8;
 const SECOND_DECAY: f32 = 0.99;
 /// Far below any gradient that counts; only keeps 0 / 0 away.
 const EPSILON: f32 = 1e-12;
+
+/// How long the steps of a first frame are when it begins and when it ends, in steps of other frames.
+const STRIDE: f64 = 2.0;
+const SETTLED: f64 = 0.2;
 
 /// Adam (Kingma and Ba 2015, algorithm 1) on the values of an image, which it keeps within 0 to 255.
 #[derive(Debug, Clone)]
@@ -36,9 +42,50 @@ impl Adam {
     }
 }
 
+/// How many steps a frame gets, and how long they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schedule {
+    pub(super) iterations: u32,
+    first_rate: f64,
+    last_rate: f64,
+}
+
+impl Schedule {
+    /// For a frame that follows others: it is never finished, as the next one goes on from it.
+    pub(super) fn steady(settings: &Settings) -> Self {
+        let rate = settings.learning_rate;
+        Self { iterations: settings.iterations, first_rate: rate, last_rate: rate }
+    }
+
+    /// For a first frame, which starts far from its end: long steps to get there and short ones to settle.
+    pub(super) fn settling(settings: &Settings) -> Self {
+        let rate = settings.learning_rate;
+        Self { iterations: settings.first_iterations, first_rate: STRIDE * rate, last_rate: SETTLED * rate }
+    }
+
+    /// The length of a step, in levels: along half a cosine from the first to the last (Loshchilov and Hutter 2017,
+    /// equation 5).
+    pub(super) fn rate(&self, iteration: u32) -> f32 {
+        let progress = f64::from(iteration) / f64::from(self.iterations);
+        let share = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        (self.last_rate + share * (self.first_rate - self.last_rate)) as f32
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn schedules_settle_or_stay() {
+        let settings = Settings { learning_rate: 8.0, iterations: 4, first_iterations: 100, ..Settings::default() };
+        let steady = Schedule::steady(&settings);
+        assert!((0..steady.iterations).all(|n| steady.rate(n) == 8.0));
+        let settling = Schedule::settling(&settings);
+        assert_eq!(settling.rate(0), 16.0);
+        assert!((1..100).all(|n| settling.rate(n) < settling.rate(n - 1)));
+        assert!(settling.rate(99) < 2.0);
+    }
 
     #[test]
     fn finds_the_minimum_of_a_bowl() {

@@ -92,7 +92,7 @@ impl Default for Settings {
         Self {
             content_weight: 1.0,
             style_weight: 10.0,
-            tv_weight: 0.0,
+            tv_weight: 3.0,
             learning_rate: 8.0,
             iterations: 3,
             first_iterations: 60,

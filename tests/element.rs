@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The element in real pipelines: formats, sizes, timestamps, history, properties, and bad input.
+
+use std::sync::Once;
+
+use gst::prelude::*;
+use gst_video::VideoFormat;
+
+fn init() {
+    static INIT: Once = Once::new();
+    INIT.call_once(|| {
+        gst::init().unwrap();
+        gstneuralstyle::plugin_register_static().unwrap();
+    });
+}
+
+/// Few and shallow: what an iteration does is tested elsewhere.
+const QUICK: &str = "iterations=1 first-iterations=2 style-layers=relu1_1 content-layers=relu2_1";
+
+fn harness(properties: &str) -> gst_check::Harness {
+    init();
+    let mut harness = gst_check::Harness::new_parse(&format!("neuralstyle {QUICK} {properties}"));
+    harness.play();
+    harness
+}
+
+fn element(harness: &gst_check::Harness) -> gst::Element {
+    let bin = harness.element().unwrap();
+    match bin.downcast::<gst::Bin>() {
+        Ok(bin) => bin.children().into_iter().next().unwrap(),
+        Err(element) => element,
+    }
+}
+
+fn info(format: VideoFormat, width: u32, height: u32, fps: i32) -> gst_video::VideoInfo {
+    gst_video::VideoInfo::builder(format, width, height).fps(gst::Fraction::new(fps, 1)).build().unwrap()
+}
+
+/// A frame whose every byte is different from its neighbours', the alpha included.
+fn frame(info: &gst_video::VideoInfo, seed: usize) -> gst::Buffer {
+    let bytes: Vec<u8> = (0..info.size()).map(|n| ((n * 31 + (n / 97) * 17 + seed * 5) % 256) as u8).collect();
+    let mut buffer = gst::Buffer::from_mut_slice(bytes);
+    let writable = buffer.get_mut().unwrap();
+    writable.set_pts(gst::ClockTime::from_mseconds(40 * seed as u64));
+    writable.set_duration(gst::ClockTime::from_mseconds(40));
+    writable.set_offset(seed as u64);
+    buffer
+}
+
+fn bytes(buffer: &gst::BufferRef) -> Vec<u8> {
+    buffer.map_readable().unwrap().to_vec()
+}
+
+fn set_caps(harness: &mut gst_check::Harness, info: &gst_video::VideoInfo) {
+    harness.set_src_caps(info.to_caps().unwrap());
+}
+
+fn iterations(harness: &gst_check::Harness) -> u32 {
+    element(harness).property::<gst::Structure>("stats").get("iterations").unwrap()
+}
+
+/// Runs a pipeline to its end and returns the error it stopped with, if any, and the warnings on the way.
+fn run(description: &str) -> (Option<String>, Vec<String>) {
+    init();
+    let pipeline = gst::parse::launch(description).unwrap();
+    let bus = pipeline.bus().unwrap();
+    // A failing change of state is on the bus too.
+    let _ = pipeline.set_state(gst::State::Playing);
+    let mut warnings = Vec::new();
+    let mut outcome = None;
+    for message in bus.iter_timed(gst::ClockTime::from_seconds(120)) {
+        match message.view() {
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
+            gst::MessageView::Error(error) => {
+                outcome = Some(error.error().to_string());
+                break;
+            }
+            _ => (),
+        }
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    (outcome, warnings)
+}
+
+fn error_of(properties: &str) -> String {
+    let source = "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=32,height=24";
+    let (error, _) = run(&format!("{source} ! neuralstyle iterations=1 first-iterations=1 {properties} ! fakesink"));
+    error.unwrap_or_else(|| panic!("{properties} is accepted"))
+}
+
+#[test]
+fn every_format_is_painted_and_alpha_stays() {
+    let mut reference: Option<Vec<[u8; 3]>> = None;
+    for (format, colours, alpha) in [
+        (VideoFormat::Rgb, [0, 1, 2], None),
+        (VideoFormat::Bgr, [2, 1, 0], None),
+        (VideoFormat::Rgbx, [0, 1, 2], Some(3)),
+        (VideoFormat::Xrgb, [1, 2, 3], Some(0)),
+        (VideoFormat::Bgrx, [2, 1, 0], Some(3)),
+        (VideoFormat::Xbgr, [3, 2, 1], Some(0)),
+        (VideoFormat::Rgba, [0, 1, 2], Some(3)),
+        (VideoFormat::Argb, [1, 2, 3], Some(0)),
+        (VideoFormat::Bgra, [2, 1, 0], Some(3)),
+        (VideoFormat::Abgr, [3, 2, 1], Some(0)),
+    ] {
+        let mut harness = harness("");
+        // Not a multiple of four: rows of three bytes a pixel are padded.
+        let info = info(format, 19, 17, 25);
+        set_caps(&mut harness, &info);
+        let (stride, pixel) = (info.stride()[0] as usize, if alpha.is_some() { 4 } else { 3 });
+        let mut buffer = frame(&info, 0);
+        // The same picture in every format.
+        let at = |x: usize, y: usize, byte: usize| y * stride + x * pixel + byte;
+        {
+            let mut map = buffer.get_mut().unwrap().map_writable().unwrap();
+            for (x, y) in (0..17).flat_map(|y| (0..19).map(move |x| (x, y))) {
+                for (colour, byte) in colours.into_iter().enumerate() {
+                    map[at(x, y, byte)] = ((x * 13 + y * 7) * (colour + 1) % 256) as u8;
+                }
+            }
+        }
+        let before = bytes(&buffer);
+        let after = bytes(&harness.push_and_pull(buffer).unwrap());
+        assert_eq!(after.len(), before.len());
+        let mut picture = Vec::new();
+        for (x, y) in (0..17).flat_map(|y| (0..19).map(move |x| (x, y))) {
+            picture.push(colours.map(|byte| after[at(x, y, byte)]));
+            if let Some(byte) = alpha {
+                assert_eq!(after[at(x, y, byte)], before[at(x, y, byte)], "{format:?} {x} {y}");
+            }
+        }
+        for y in 0..16 {
+            assert_eq!(after[at(19, y, 0)..at(0, y + 1, 0)], before[at(19, y, 0)..at(0, y + 1, 0)], "{format:?}");
+        }
+        assert_ne!(after, before, "{format:?}");
+        assert_eq!(&picture, reference.get_or_insert_with(|| picture.clone()), "{format:?}");
+    }
+}
+
+#[test]
+fn rows_may_be_padded_by_a_video_meta() {
+    let mut harness = harness("");
+    let info = info(VideoFormat::Rgba, 20, 18, 25);
+    set_caps(&mut harness, &info);
+    let tight = bytes(&harness.push_and_pull(frame(&info, 0)).unwrap());
+
+    let stride = 20 * 4 + 52;
+    let source = bytes(&frame(&info, 0));
+    let mut padded = vec![0xa5; stride * 18];
+    for (row, target) in source.chunks(80).zip(padded.chunks_mut(stride)) {
+        target[..80].copy_from_slice(row);
+    }
+    let mut buffer = gst::Buffer::from_mut_slice(padded);
+    let writable = buffer.get_mut().unwrap();
+    writable.set_flags(gst::BufferFlags::DISCONT);
+    gst_video::VideoMeta::add_full(
+        writable,
+        gst_video::VideoFrameFlags::empty(),
+        VideoFormat::Rgba,
+        20,
+        18,
+        &[0],
+        &[stride as i32],
+    )
+    .unwrap();
+    let output = harness.push_and_pull(buffer).unwrap();
+    let output = bytes(&output);
+    for (row, expected) in output.chunks(stride).zip(tight.chunks(80)) {
+        assert_eq!(&row[..80], expected);
+        assert!(row[80..].iter().all(|&byte| byte == 0xa5));
+    }
+}
+
+#[test]
+fn timestamps_flags_and_metas_pass_through() {
+    let mut harness = harness("");
+    let info = info(VideoFormat::Bgrx, 16, 16, 25);
+    set_caps(&mut harness, &info);
+    let caps = gst::Caps::builder("timestamp/x-test").build();
+    for seed in 0..4 {
+        let mut buffer = frame(&info, seed);
+        let writable = buffer.get_mut().unwrap();
+        writable.set_flags(gst::BufferFlags::MARKER);
+        gst::ReferenceTimestampMeta::add(writable, &caps, gst::ClockTime::from_seconds(seed as u64), None);
+        let output = harness.push_and_pull(buffer).unwrap();
+        assert_eq!(output.pts(), Some(gst::ClockTime::from_mseconds(40 * seed as u64)));
+        assert_eq!(output.duration(), Some(gst::ClockTime::from_mseconds(40)));
+        assert_eq!(output.offset(), seed as u64);
+        assert!(output.flags().contains(gst::BufferFlags::MARKER));
+        let meta = output.meta::<gst::ReferenceTimestampMeta>().unwrap();
+        assert_eq!(meta.timestamp(), gst::ClockTime::from_seconds(seed as u64));
+    }
+}
+
+#[test]
+fn without_strength_frames_come_out_as_they_went_in() {
+    let mut harness = harness("strength=0 working-size=16");
+    let info = info(VideoFormat::Rgb, 33, 21, 25);
+    set_caps(&mut harness, &info);
+    for seed in 0..2 {
+        let buffer = frame(&info, seed);
+        let before = bytes(&buffer);
+        let after = bytes(&harness.push_and_pull(buffer).unwrap());
+        let stride = info.stride()[0] as usize;
+        for (after, before) in after.chunks(stride).zip(before.chunks(stride)) {
+            assert_eq!(after[..99], before[..99]);
+        }
+    }
+}
+
+#[test]
+fn history_is_dropped_when_the_film_breaks_off_and_only_then() {
+    let mut harness = harness("");
+    let first = info(VideoFormat::Rgbx, 24, 16, 25);
+    set_caps(&mut harness, &first);
+    let push = |harness: &mut gst_check::Harness, info: &gst_video::VideoInfo, flags| {
+        let mut buffer = frame(info, 1);
+        buffer.get_mut().unwrap().set_flags(flags);
+        harness.push_and_pull(buffer).unwrap();
+        iterations(harness)
+    };
+    let (none, discont) = (gst::BufferFlags::empty(), gst::BufferFlags::DISCONT);
+    assert_eq!(push(&mut harness, &first, none), 2);
+    assert_eq!(push(&mut harness, &first, none), 1);
+    assert_eq!(push(&mut harness, &first, discont), 2);
+    assert_eq!(push(&mut harness, &first, none), 1);
+
+    // Another frame rate is the same film, unknown ones included.
+    for fps in [50, 0] {
+        let other = info(VideoFormat::Rgbx, 24, 16, fps);
+        set_caps(&mut harness, &other);
+        assert_eq!(push(&mut harness, &other, none), 1);
+    }
+    // Another size or format is not.
+    let wider = info(VideoFormat::Rgbx, 32, 16, 25);
+    set_caps(&mut harness, &wider);
+    assert_eq!(push(&mut harness, &wider, none), 2);
+    let swapped = info(VideoFormat::Bgrx, 32, 16, 25);
+    set_caps(&mut harness, &swapped);
+    assert_eq!(push(&mut harness, &swapped, none), 2);
+    assert_eq!(push(&mut harness, &swapped, none), 1);
+
+    harness.push_event(gst::event::FlushStart::new());
+    harness.push_event(gst::event::FlushStop::new(true));
+    harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+    assert_eq!(push(&mut harness, &swapped, none), 2);
+}
+
+#[test]
+fn settings_change_while_playing() {
+    let mut harness = harness("");
+    let info = info(VideoFormat::Rgb, 48, 32, 25);
+    set_caps(&mut harness, &info);
+    let still = |harness: &mut gst_check::Harness| bytes(&harness.push_and_pull(frame(&info, 1)).unwrap());
+    still(&mut harness);
+    let element = element(&harness);
+    element.set_property("iterations", 3u32);
+    still(&mut harness);
+    assert_eq!(iterations(&harness), 3);
+
+    let style_updates =
+        |element: &gst::Element| element.property::<gst::Structure>("stats").get::<u64>("style-updates").unwrap();
+    assert_eq!(style_updates(&element), 1);
+    element.set_property("style", "glass");
+    still(&mut harness);
+    assert_eq!(style_updates(&element), 2);
+    element.set_property("style-layers", "relu1_2,relu2_2");
+    element.set_property_from_str("pooling", "average");
+    element.set_property_from_str("warm-start", "previous");
+    element.set_property("working-size", 32u32);
+    still(&mut harness);
+    // Once for the layers, once for the size.
+    assert_eq!(style_updates(&element), 4);
+    still(&mut harness);
+    assert_eq!(style_updates(&element), 4);
+    element.set_property("strength", 0.0);
+    assert_eq!(still(&mut harness), bytes(&frame(&info, 1)));
+}
+
+#[test]
+fn what_cannot_be_used_while_playing_leaves_the_last_good_and_warns() {
+    for (property, value, mentioned) in [
+        ("style", "/no/such/picture.png", "/no/such/picture.png"),
+        ("style-layers", "relu1_1,relu9_9", "relu9_9"),
+        ("content-layers", "relu5_1", "relu5_1"),
+        ("working-size", "15", "working-size is 15"),
+    ] {
+        let mut harness = harness("");
+        let bus = gst::Bus::new();
+        let element = element(&harness);
+        element.set_bus(Some(&bus));
+        let info = info(VideoFormat::Rgb, 24, 16, 25);
+        set_caps(&mut harness, &info);
+        harness.push_and_pull(frame(&info, 0)).unwrap();
+        element.set_property_from_str(property, value);
+        for seed in 1..3 {
+            harness.push_and_pull(frame(&info, seed)).unwrap();
+        }
+        assert_eq!(iterations(&harness), 1);
+        let warnings: Vec<_> = bus.iter_filtered(&[gst::MessageType::Warning]).collect();
+        assert_eq!(warnings.len(), 1, "{property}");
+        let gst::MessageView::Warning(warning) = warnings[0].view() else { unreachable!() };
+        assert!(warning.error().to_string().contains(mentioned), "{}", warning.error());
+    }
+    let mut harness = harness("");
+    let element = element(&harness);
+    let info = info(VideoFormat::Rgb, 24, 16, 25);
+    set_caps(&mut harness, &info);
+    element.set_property("style-weight", f64::NAN);
+    harness.push_and_pull(frame(&info, 0)).unwrap();
+    let loss: f64 = element.property::<gst::Structure>("stats").get("loss").unwrap();
+    assert!(loss.is_finite());
+}
+
+#[test]
+fn messages_are_posted_on_demand() {
+    let mut harness = harness("");
+    let bus = gst::Bus::new();
+    let element = element(&harness);
+    element.set_bus(Some(&bus));
+    assert_eq!(element.property::<gst::Structure>("stats").n_fields(), 0);
+    let info = info(VideoFormat::Rgb, 24, 16, 25);
+    set_caps(&mut harness, &info);
+    harness.push_and_pull(frame(&info, 0)).unwrap();
+    assert!(bus.pop_filtered(&[gst::MessageType::Element]).is_none());
+    element.set_property("post-messages", true);
+    harness.push_and_pull(frame(&info, 1)).unwrap();
+    let message = bus.pop_filtered(&[gst::MessageType::Element]).unwrap();
+    let stats = message.structure().unwrap();
+    assert_eq!(stats.name(), "neuralstyle");
+    assert_eq!(stats.get::<u64>("frame").unwrap(), 1);
+    assert_eq!(stats.get::<u32>("iterations").unwrap(), 1);
+    let number = |field: &str| stats.get::<f64>(field).unwrap();
+    assert!(number("content") >= 0.0 && number("style") > 0.0 && number("milliseconds") > 0.0);
+    assert!((number("loss") - number("content") - 10.0 * number("style")).abs() < 1e-6);
+}
+
+#[test]
+fn painting_lowers_the_loss() {
+    let mut harness = harness("post-messages=true first-iterations=30 iterations=30 learning-rate=4");
+    let info = info(VideoFormat::Rgb, 48, 32, 25);
+    set_caps(&mut harness, &info);
+    let element = element(&harness);
+    let mut losses = Vec::new();
+    for _ in 0..2 {
+        element.set_property("first-iterations", if losses.is_empty() { 1u32 } else { 30 });
+        let mut buffer = frame(&info, 3);
+        buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+        harness.push_and_pull(buffer).unwrap();
+        losses.push(element.property::<gst::Structure>("stats").get::<f64>("loss").unwrap());
+    }
+    assert!(losses[1] < 0.7 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn the_same_frames_come_out_of_any_number_of_threads() {
+    let painted = |threads: u32| {
+        let mut harness = harness(&format!("threads={threads} first-iterations=3"));
+        let info = info(VideoFormat::Rgb, 45, 37, 25);
+        set_caps(&mut harness, &info);
+        let mut frames = (0..3).map(|seed| bytes(&harness.push_and_pull(frame(&info, seed)).unwrap()));
+        frames.next_back().unwrap()
+    };
+    let one = painted(1);
+    assert_eq!(one, painted(2));
+    assert_eq!(one, painted(3));
+}
+
+#[test]
+fn bad_input_stops_the_pipeline_with_its_own_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let text = file("text.png", b"this is no picture");
+    let dot = directory.path().join("dot.png");
+    image::RgbImage::new(1, 1).save(&dot).unwrap();
+    let cases = [
+        (format!("style={}/none.png", directory.path().display()), vec!["none.png", "nocturne"]),
+        (format!("style={text}"), vec!["text.png", "PNG"]),
+        (format!("style={}", dot.display()), vec!["style is"]),
+        (format!("weights={}/none.safetensors", directory.path().display()), vec!["none.safetensors"]),
+        (format!("weights={text}"), vec!["text.png", "safetensors"]),
+        ("style-layers=relu1_1,relu7_7".to_owned(), vec!["\"relu7_7\""]),
+        ("content-layers=relu5_1".to_owned(), vec!["content-layers", "relu5_1", "relu4_3"]),
+        ("working-size=9".to_owned(), vec!["working-size is 9"]),
+        ("device=tpu".to_owned(), vec!["\"tpu\"", "cuda"]),
+    ];
+    for (properties, mentioned) in cases {
+        let error = error_of(&properties);
+        assert!(mentioned.iter().all(|word| error.contains(word)), "{properties}: {error}");
+    }
+    // As small as it gets at a working size: 16x1.
+    let (error, _) =
+        run("videotestsrc num-buffers=1 ! video/x-raw,width=640,height=24 ! neuralstyle working-size=16 ! fakesink");
+    let error = error.unwrap();
+    assert!(error.contains("16x1") && error.contains("relu4_3"), "{error}");
+}
+
+#[test]
+fn frames_smaller_than_sixteen_pixels_are_not_negotiated() {
+    let (error, _) =
+        run("videotestsrc num-buffers=1 ! capsfilter caps=video/x-raw,width=15,height=16 ! neuralstyle ! fakesink");
+    assert!(error.is_some());
+}
+
+#[test]
+fn odd_streams_reach_their_end() {
+    for description in [
+        // Caps that change in mid-stream.
+        format!(
+            "concat name=c ! neuralstyle {QUICK} ! fakesink \
+             videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=32,height=24 ! c. \
+             videotestsrc num-buffers=2 ! video/x-raw,format=RGBA,width=17,height=31 ! c."
+        ),
+        // The end before the first frame.
+        format!("videotestsrc num-buffers=0 ! neuralstyle {QUICK} ! fakesink"),
+        // A still.
+        format!(
+            "videotestsrc num-buffers=1 ! video/x-raw,format=BGR,width=16,height=16,framerate=0/1 \
+             ! neuralstyle {QUICK} ! fakesink"
+        ),
+        // A sink that is in a hurry loses nothing either.
+        format!("videotestsrc num-buffers=5 ! neuralstyle {QUICK} working-size=32 ! fakesink sync=true qos=true"),
+    ] {
+        assert_eq!(run(&description), (None, vec![]), "{description}");
+    }
+}
+
+#[test]
+fn no_frame_is_lost_or_doubled() {
+    init();
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc num-buffers=12 pattern=ball ! video/x-raw,width=32,height=24,framerate=200/1 \
+         ! neuralstyle {QUICK} ! fakesink name=sink sync=true qos=true"
+    ))
+    .unwrap();
+    let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("sink").unwrap();
+    let frames = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = frames.clone();
+    sink.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        seen.lock().unwrap().push(info.buffer().unwrap().pts().unwrap());
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    pipeline.bus().unwrap().timed_pop_filtered(None, &[gst::MessageType::Eos, gst::MessageType::Error]).unwrap();
+    pipeline.set_state(gst::State::Null).unwrap();
+    let expected: Vec<_> = (0..12).map(|n| gst::ClockTime::from_mseconds(5 * n)).collect();
+    assert_eq!(*frames.lock().unwrap(), expected);
+}
+
+#[test]
+fn it_can_be_sought_stopped_and_started_again() {
+    init();
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc num-buffers=20 ! video/x-raw,width=32,height=24,framerate=25/1 ! neuralstyle {QUICK} ! fakesink"
+    ))
+    .unwrap();
+    let finish = || {
+        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+        pipeline.bus().unwrap().timed_pop_filtered(None, &ends).unwrap().type_()
+    };
+    pipeline.set_state(gst::State::Paused).unwrap();
+    pipeline.state(None).0.unwrap();
+    pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_mseconds(200)).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    assert_eq!(finish(), gst::MessageType::Eos);
+    for _ in 0..2 {
+        pipeline.set_state(gst::State::Null).unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        assert_eq!(finish(), gst::MessageType::Eos);
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+}
