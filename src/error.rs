@@ -95,6 +95,17 @@ pub enum Error {
         source: image::ImageError,
     },
 
+    /// A style image without room for anything painted.
+    #[error("the style {path} is only {width}x{height} pixels: at least {0}x{0} are wanted", crate::style::MIN_SIDE)]
+    StyleTiny {
+        /// The style's file.
+        path: String,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+
     /// An image too small for the deepest layer in use: after the pooling in front of that layer nothing is left.
     #[error("the {what} is {width}x{height} pixels at the working size: {layer} needs at least {needed}x{needed}")]
     TooSmall {

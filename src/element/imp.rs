@@ -86,7 +86,7 @@ impl NeuralStyle {
 
     fn warn_unless(&self, result: Result<()>, consequence: &str) {
         if let Err(error) = result {
-            gst::element_imp_warning!(self, gst::LibraryError::Settings, ["{consequence}: {error}"]);
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{consequence}: {error}"));
         }
     }
 
@@ -272,19 +272,22 @@ fn stats(report: Option<Report>) -> gst::Structure {
 fn error_message(error: &Error) -> gst::ErrorMessage {
     match error {
         Error::WeightsUnreadable { .. } | Error::StyleMissing { .. } => {
-            gst::error_msg!(gst::ResourceError::NotFound, ["{error}"])
+            gst::error_msg!(gst::ResourceError::NotFound, ("{error}"))
         }
-        Error::WeightsDamaged { .. } | Error::WeightsTensor { .. } | Error::StyleUndecodable { .. } => {
-            gst::error_msg!(gst::ResourceError::Read, ["{error}"])
+        Error::WeightsDamaged { .. }
+        | Error::WeightsTensor { .. }
+        | Error::StyleUndecodable { .. }
+        | Error::StyleTiny { .. } => {
+            gst::error_msg!(gst::ResourceError::Read, ("{error}"))
         }
         Error::UnknownLayer { .. }
         | Error::LayerNotInWeights { .. }
         | Error::Setting { .. }
         | Error::TooSmall { .. }
         | Error::Device { .. }
-        | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ["{error}"]),
+        | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
         Error::ImageSize { .. } | Error::NoStyle | Error::Tensor(_) | Error::Resize(_) | Error::Threads(_) => {
-            gst::error_msg!(gst::LibraryError::Failed, ["{error}"])
+            gst::error_msg!(gst::LibraryError::Failed, ("{error}"))
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::{
     stylizer::{Image, PackedFormat},
 };
 
+/// The shortest side, in pixels, that a style image may have.
+pub const MIN_SIDE: u32 = 16;
 /// The longest side, in pixels, that a style image may have.
 pub const MAX_SIDE: u32 = 16_384;
 /// Memory, in bytes, that decoding a style image may take.
@@ -44,7 +46,8 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 ///
 /// [`Error::StyleMissing`] if there is no such style, [`Error::StyleUndecodable`] if the file is no picture of these
-/// kinds, is damaged, or is larger than [`MAX_SIDE`].
+/// kinds, is damaged, or is larger than [`MAX_SIDE`], [`Error::StyleTiny`] if it is smaller than
+/// [`MIN_SIDE`].
 pub fn load(style: &str) -> Result<Image> {
     let undecodable = |source| Error::StyleUndecodable { path: style.to_owned(), source };
     let picture = match BUILT_IN.iter().find(|built_in| built_in.name == style) {
@@ -59,7 +62,11 @@ pub fn load(style: &str) -> Result<Image> {
         },
     };
     let picture = on_white(&picture.map_err(undecodable)?);
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let (width, height) = picture.dimensions();
+    if width.min(height) < MIN_SIDE {
+        return Err(Error::StyleTiny { path: style.to_owned(), width, height });
+    }
+    let (width, height) = (width as usize, height as usize);
     Image::from_packed(picture.as_raw(), width, height, 3 * width, PackedFormat::RGB)
 }
 
@@ -124,8 +131,8 @@ mod tests {
     fn transparency_is_white() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("clear.png");
-        image::RgbaImage::from_pixel(2, 1, image::Rgba([0, 0, 0, 0])).save(&path).unwrap();
-        assert_eq!(load(path.to_str().unwrap()).unwrap(), Image::filled(2, 1, 255.0));
+        image::RgbaImage::from_pixel(17, 16, image::Rgba([0, 0, 0, 0])).save(&path).unwrap();
+        assert_eq!(load(path.to_str().unwrap()).unwrap(), Image::filled(17, 16, 255.0));
     }
 
     #[test]
