@@ -3,7 +3,7 @@
 //! What VGG, its losses and their gradients are made of, on the processor: convolution, pooling, Gram matrices.
 //!
 //! Feature maps lie in blocks of sixteen channels: `[block][row][column]`, one [`Lanes`] for each position. The
-//! arithmetic is written once, over a [`Vector`](vector::Vector) of sixteen numbers; a [`Kind`] is an implementation
+//! arithmetic is written once, over a `Vector` of sixteen numbers; a [`Kind`] is an implementation
 //! of that vector, compiled for its instructions and chosen at run time. All unsafe code of the crate is in here.
 
 #[cfg(target_arch = "x86_64")]

@@ -82,7 +82,7 @@ pub fn transformed_len(convolution: &Convolution) -> usize {
 }
 
 /// Writes the transformed filters to `filters`: for each point a matrix, inputs times outputs, packed as
-/// [`Product`] wants it.
+/// `Product` wants it.
 pub fn transform_filters(engine: &mut Engine, convolution: &Convolution, direction: Direction, filters: &mut [Lanes]) {
     let (_, outputs) = channels(convolution, direction);
     assert_eq!(filters.len(), transformed_len(convolution));
