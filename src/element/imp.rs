@@ -9,10 +9,10 @@
  * features shall be those of the frame, and the correlations between its features those of the style image.
  *
  * ## Example launch line
- * ```
+ * |[<!-- language="plain" -->
  * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! neuralstyle style=painting.jpg \
  *     working-size=320 ! videoconvert ! autovideosink
- * ```
+ * ]|
  * plays a film as if it were painted like the picture.
  */
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
