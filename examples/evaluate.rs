@@ -4,6 +4,9 @@
 //!
 //! Each prints one line of JSON. How good the frames are is for others to judge: they are written as PNG files.
 
+#[path = "stylize/properties.rs"]
+mod properties;
+
 use std::{
     error::Error,
     path::{Path, PathBuf},
@@ -115,13 +118,11 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     }))
 }
 
-fn stylize_clip(clip: &Path, style: String, out: &Path, properties: &[String]) -> Result<serde_json::Value> {
+fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) -> Result<serde_json::Value> {
     gst::init()?;
     gstneuralstyle::plugin_register_static()?;
     let element = gst::ElementFactory::make("neuralstyle").property("style", style).build()?;
-    for property in properties {
-        set_property(&element, property)?;
-    }
+    properties::set(&element, assignments)?;
     let element = element.downcast::<NeuralStyle>().map_err(|_| "another plugin provides neuralstyle")?;
     let mut stylizer = element.stylizer()?;
     std::fs::create_dir_all(out)?;
@@ -209,15 +210,6 @@ fn read_video(file: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Resu
     let result = read();
     pipeline.set_state(gst::State::Null)?;
     result
-}
-
-fn set_property(element: &gst::Element, assignment: &str) -> Result<()> {
-    let (name, value) = assignment.split_once('=').ok_or(format!("{assignment} is not property=value"))?;
-    let spec = element.find_property(name).ok_or(format!("the element has no property {name}"))?;
-    let value = gst::glib::Value::deserialize(value, spec.value_type())
-        .map_err(|_| format!("{value} is no value for the property {name}"))?;
-    element.set_property_from_value(name, &value);
-    Ok(())
 }
 
 /// An image without any structure: what it holds does not change the time an iteration takes.
