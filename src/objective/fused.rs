@@ -5,7 +5,7 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Gram, LossWeights, Losses, Network, Objective};
+use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     kernels::{
@@ -15,9 +15,6 @@ use crate::{
     stylizer::Image,
     vgg::{Layer, Vgg},
 };
-
-/// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
-const SMALLEST_NORM: f64 = 1e-20;
 
 /// In larger images the transformed filters make way for feature maps: making them anew takes little of the time
 /// that such an image takes.

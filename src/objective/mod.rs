@@ -21,6 +21,9 @@ pub use fused::FusedObjective;
 pub use reference::ReferenceObjective;
 pub use total_variation::total_variation;
 
+/// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
+const SMALLEST_NORM: f64 = 1e-20;
+
 /// How VGG halves its feature maps between two blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {

@@ -11,15 +11,12 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
-use super::{Gram, LossWeights, Losses, Network, Objective, Pooling};
+use super::{Gram, LossWeights, Losses, Network, Objective, Pooling, SMALLEST_NORM};
 use crate::{
     Error, Result,
     stylizer::Image,
     vgg::{Convolution, Layer, Vgg},
 };
-
-/// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
-const SMALLEST_NORM: f64 = 1e-20;
 
 /// The objective by tensor operations. See [`Objective`].
 pub struct ReferenceObjective {
