@@ -22,10 +22,10 @@ check_dependencies() {
     if ! command -v cargo-deny >/dev/null; then
         cargo install --locked cargo-deny
     fi
-    cargo deny --all-features check bans licenses sources
+    cargo deny --locked check --hide-inclusion-graph bans licenses sources
     # Advisories come from the network, and the rest should be checked without one too.
     if cargo deny fetch db; then
-        cargo deny --all-features check --disable-fetch advisories
+        cargo deny --locked check advisories
     else
         echo "SKIPPED: the advisory database cannot be fetched, so that advisories are not checked"
     fi

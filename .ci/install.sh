@@ -80,13 +80,14 @@ rust_version() {
 
 check_rust() {
     local version
-    version=$(rust_version)
+    # Without Rust it fails, and the message below is due.
+    version=$(rust_version) || true
     command -v cargo >/dev/null && [[ -n $version ]] &&
         printf '%s\n' "$rust_needed" "$version" | sort --version-sort --check=quiet && return
     if command -v rustup >/dev/null; then
-        echo "Rust $rust_needed or newer is needed, this is ${version:-none}. To get it: rustup update stable" >&2
+        echo "Rust $rust_needed or newer is needed, found: ${version:-none}. To get it: rustup update stable" >&2
     else
-        echo "Rust $rust_needed or newer is needed, this is ${version:-none}. Get it from https://rustup.rs" >&2
+        echo "Rust $rust_needed or newer is needed, found: ${version:-none}. Get it from https://rustup.rs" >&2
     fi
     return 1
 }
