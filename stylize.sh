@@ -31,10 +31,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=.ci/install.sh
 source "$root/.ci/install.sh"
 install_missing
-# From here, as cargo looks for its configuration in the current directory.
-program=$(
-    cd "$root"
-    cargo build --release --locked --example stylize >&2
-    echo "$(target_directory)/release/examples/stylize"
-)
-exec "$program" "$@"
+# Cargo looks for its configuration in the current directory, but paths are relative to the caller's.
+(cd "$root" && cargo build --release --locked --example stylize)
+target=$(cd "$root" && target_directory)
+exec "$target/release/examples/stylize" "$@"

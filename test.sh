@@ -31,11 +31,14 @@ check_dependencies() {
     fi
 }
 
+build_plugin() {
+    cargo build --locked --lib --examples
+}
+
 # Prints what gst-inspect-1.0 says of the element's own properties. The rest is about the base classes, and differs from
 # one version of GStreamer to the next.
 inspect() {
     local scratch text
-    cargo build --locked --lib --examples
     scratch=$(mktemp --directory)
     text=$(GST_PLUGIN_PATH="$(target_directory)/$profile" GST_REGISTRY="$scratch/registry" \
         gst-inspect-1.0 --no-colors neuralstyle)
@@ -59,6 +62,7 @@ esac
 install_missing
 
 if $accept; then
+    build_plugin
     inspect >"$inspected"
     exit
 fi
@@ -79,6 +83,7 @@ step "Dependencies"
 check_dependencies
 
 step "Properties of the element, against $inspected"
+build_plugin
 inspect | diff -u "$inspected" - || {
     echo "If the change is meant: ./test.sh --accept" >&2
     exit 1
