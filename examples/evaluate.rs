@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Measures the stylizer: the time of an iteration (`bench`), or a clip stylized frame by frame (`clip`).
+//! Measures the stylizer: the time of an iteration (`bench`), a clip stylized frame by frame (`clip`), or the motion
+//! between the frames of a clip (`flow`).
 //!
-//! Each prints one line of JSON. How good the frames are is for others to judge: they are written as PNG files.
+//! Each prints one line of JSON. How good the frames are is for others to judge: they are written as PNG files. So are
+//! the flows, in the format of the Middlebury benchmark (Baker et al. 2011).
 
 #[path = "stylize/properties.rs"]
 mod properties;
@@ -19,6 +21,8 @@ use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
     NeuralStyle,
+    kernels::{self, Pool},
+    motion::{Motion, MotionEstimator},
     objective::{self, LossWeights, Options},
     stylizer::{Adam, Image, PackedFormat, Settings},
     vgg::Vgg,
@@ -62,6 +66,17 @@ enum Command {
         #[arg(long = "set", value_name = "PROPERTY=VALUE")]
         properties: Vec<String>,
     },
+    /// Find where the pixels of each frame were in the one before.
+    Flow {
+        /// A video file, or a folder of PNG frames.
+        clip: PathBuf,
+        /// Folder for the flows and how far to trust them: flow_0001.flo, trust_0001.png and so on.
+        #[arg(long)]
+        out: PathBuf,
+        /// Threads to compute with; 0 is one for each processor.
+        #[arg(long, default_value_t = 0)]
+        threads: usize,
+    },
 }
 
 #[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
@@ -79,6 +94,7 @@ fn main() -> Result<()> {
     let summary = match Arguments::parse().command {
         Command::Bench { size, precision, threads } => bench(size, precision, threads)?,
         Command::Clip { clip, style, out, properties } => stylize_clip(&clip, style, &out, &properties)?,
+        Command::Flow { clip, out, threads } => estimate_flow(&clip, &out, threads)?,
     };
     println!("{summary}");
     Ok(())
@@ -139,11 +155,7 @@ fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) 
         let path = out.join(format!("frame_{:04}.png", times.len() - 1));
         Ok(image::save_buffer(path, &bytes, width as u32, height as u32, image::ColorType::Rgb8)?)
     };
-    if clip.is_dir() {
-        read_folder(clip, &mut stylize)?
-    } else {
-        read_video(clip, &mut stylize)?
-    }
+    read_clip(clip, &mut stylize)?;
     if times.is_empty() {
         return Err(format!("{} has no frames", clip.display()).into());
     }
@@ -158,8 +170,58 @@ fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) 
     }))
 }
 
+fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::Value> {
+    gst::init()?;
+    std::fs::create_dir_all(out)?;
+    let kind = kernels::detect()?;
+    let pool = Arc::new(Pool::new(threads)?);
+    let mut estimator = MotionEstimator::new(pool.clone(), kind);
+    let (mut times, mut last) = (Vec::new(), None::<Image>);
+    read_clip(clip, &mut |frame| {
+        if let Some(last) = last.take() {
+            if last.size() != frame.size() {
+                return Err("the frames differ in size".into());
+            }
+            let started = Instant::now();
+            let motion = estimator.between(&last, &frame);
+            times.push(started.elapsed());
+            write_motion(motion, out, times.len())?;
+        }
+        last = Some(frame);
+        Ok(())
+    })?;
+    if times.is_empty() {
+        return Err(format!("{} has no two frames", clip.display()).into());
+    }
+    Ok(json!({
+        "flows": times.len(),
+        "ms_per_flow": percentile(&mut times, 0.5),
+        "ms_per_flow_p95": percentile(&mut times, 0.95),
+        "kernel": kind.name(),
+        "threads": pool.threads(),
+    }))
+}
+
+fn write_motion(motion: &Motion, folder: &Path, number: usize) -> Result<()> {
+    let (width, height) = (motion.flow.width as u32, motion.flow.height as u32);
+    let mut bytes = b"PIEH".to_vec();
+    bytes.extend([width, height].iter().flat_map(|side| side.to_le_bytes()));
+    for (x, y) in motion.flow.x.iter().zip(&motion.flow.y) {
+        bytes.extend([x, y].iter().flat_map(|component| component.to_le_bytes()));
+    }
+    std::fs::write(folder.join(format!("flow_{number:04}.flo")), bytes)?;
+    let trust: Vec<u8> = motion.trust.iter().map(|trust| (255.0 * trust).round() as u8).collect();
+    let path = folder.join(format!("trust_{number:04}.png"));
+    Ok(image::save_buffer(path, &trust, width, height, image::ColorType::L8)?)
+}
+
+/// Hands on the frames of a folder of PNG files or of a video file.
+fn read_clip(clip: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+    if clip.is_dir() { read_folder(clip, take) } else { read_video(clip, take) }
+}
+
 /// Hands on the PNG files of a folder, sorted by name.
-fn read_folder(folder: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+fn read_folder(folder: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
     let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")));
@@ -167,13 +229,13 @@ fn read_folder(folder: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> R
     for path in paths {
         let frame = image::open(&path).map_err(|error| format!("{}: {error}", path.display()))?.to_rgb8();
         let (width, height) = (frame.width() as usize, frame.height() as usize);
-        stylize(Image::from_packed(&frame, width, height, 3 * width, PackedFormat::RGB)?)?;
+        take(Image::from_packed(&frame, width, height, 3 * width, PackedFormat::RGB)?)?;
     }
     Ok(())
 }
 
 /// Hands on the frames of a video file.
-fn read_video(file: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+fn read_video(file: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
     let pipeline = gst::Pipeline::new();
     let uri = gst::glib::filename_to_uri(std::path::absolute(file)?, None)?;
     let source = gst::ElementFactory::make("uridecodebin").property("uri", uri.as_str()).build()?;
@@ -199,7 +261,7 @@ fn read_video(file: &Path, stylize: &mut dyn FnMut(Image) -> Result<()>) -> Resu
             let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
             let (width, height) = (frame.width() as usize, frame.height() as usize);
             let stride = frame.plane_stride()[0] as usize;
-            stylize(Image::from_packed(frame.plane_data(0)?, width, height, stride, PackedFormat::RGB)?)?;
+            take(Image::from_packed(frame.plane_data(0)?, width, height, stride, PackedFormat::RGB)?)?;
         }
         let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
         match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view()) {

@@ -20,6 +20,7 @@ mod element;
 mod error;
 #[doc(hidden)]
 pub mod kernels;
+pub mod motion;
 pub mod objective;
 pub mod style;
 pub mod stylizer;

@@ -30,10 +30,9 @@ pub use first::FirstConvolution;
 pub use gram::GramMatrix;
 pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
 pub use pooling::pool;
-pub use threads::Parts;
-use threads::Pool;
-use vector::Task;
+pub use threads::{Parts, Pool};
 pub use vector::{LANES, Lanes};
+pub(crate) use vector::{Task, Vector};
 pub use winograd::{Direction, Epilogue, convolve, transform_filters, transformed_len};
 
 /// A family of instructions that the kernels can be made of.
@@ -70,7 +69,7 @@ impl Kind {
         }
     }
 
-    fn is_supported(self) -> bool {
+    pub(crate) fn is_supported(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
@@ -82,7 +81,6 @@ impl Kind {
 
     /// Blocks of columns in a panel of a packed matrix.
     fn panel(self) -> usize {
-        use vector::Vector;
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => avx512::Avx512::COLUMNS,
@@ -92,8 +90,9 @@ impl Kind {
         }
     }
 
+    /// Does the work with the instructions of this kind.
     #[inline]
-    fn run(self, task: impl Task) {
+    pub(crate) fn run(self, task: impl Task) {
         match self {
             // SAFETY: an `Engine` is made for supported kinds only.
             #[cfg(target_arch = "x86_64")]

@@ -13,11 +13,14 @@ use std::{
     thread::{Builder, JoinHandle, available_parallelism},
 };
 
+use super::{Kind, vector::Task};
+
 /// What a job is called with: the number of the worker and that of the job.
 type Job = dyn Fn(usize, usize) + Sync;
 
 /// Threads that share the jobs of one [`run`](Pool::run) at a time.
 pub struct Pool {
+    turn: Mutex<()>,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -62,7 +65,7 @@ impl Pool {
             done: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut pool = Self { shared, workers: Vec::with_capacity(threads) };
+        let mut pool = Self { turn: Mutex::default(), shared, workers: Vec::with_capacity(threads) };
         for worker in 0..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
@@ -81,7 +84,8 @@ impl Pool {
     /// # Panics
     ///
     /// If a job does.
-    pub fn run(&mut self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+    pub fn run(&self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: only the lifetime is changed. The pointer is used between here and the end of the round below.
         let job: *const Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), _>(job) };
         let mut state = self.shared.lock();
@@ -97,6 +101,22 @@ impl Pool {
         let panicked = std::mem::take(&mut state.panicked);
         drop(state);
         assert!(!panicked, "a computing thread panicked");
+    }
+
+    /// Runs all of the tasks and waits for the last.
+    ///
+    /// # Panics
+    ///
+    /// If a task does.
+    pub(crate) fn run_tasks<T: Task + Send>(&self, kind: Kind, tasks: impl Iterator<Item = T>) {
+        let mut tasks: Vec<Option<T>> = tasks.map(Some).collect();
+        let count = tasks.len();
+        let tasks = Parts::new(&mut tasks);
+        self.run(count, &|_, number| {
+            // SAFETY: no other job has this number.
+            let task = unsafe { tasks.part(number..number + 1) };
+            task.iter_mut().filter_map(Option::take).for_each(|task| kind.run(task));
+        });
     }
 }
 

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! A frame's grey levels at full size, half size, quarter size and so on.
+
+use crate::{
+    kernels::{Kind, Task, Vector},
+    stylizer::Image,
+};
+
+/// How far a [`Plane`] goes on beyond its edges, in pixels.
+pub const BORDER: usize = 16;
+
+/// No level has a longer side shorter than this, so that a patch of the coarsest level is at most half of it.
+const COARSEST_SIDE: usize = 16;
+
+/// Grey levels, 0 to 255, in rows from top to bottom. Beyond the edges the outermost pixels go on for
+/// [`BORDER`] pixels.
+#[derive(Debug, Clone, Default)]
+pub struct Plane {
+    width: usize,
+    height: usize,
+    data: Vec<f32>,
+}
+
+impl Plane {
+    fn new(width: usize, height: usize) -> Self {
+        Self { width, height, data: vec![0.0; (width + 2 * BORDER) * (height + 2 * BORDER)] }
+    }
+
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// From one row to the next in [`rows_from`](Self::rows_from).
+    #[inline(always)]
+    pub fn stride(&self) -> usize {
+        self.width + 2 * BORDER
+    }
+
+    /// The pixels of a row, without the border.
+    #[inline(always)]
+    pub fn row(&self, y: usize) -> &[f32] {
+        &self.data[(y + BORDER) * self.stride() + BORDER..][..self.width]
+    }
+
+    /// All values from this pixel on, which may lie in the border.
+    #[inline(always)]
+    pub fn rows_from(&self, x: isize, y: isize) -> &[f32] {
+        let row = y.wrapping_add_unsigned(BORDER).cast_unsigned();
+        let column = x.wrapping_add_unsigned(BORDER).cast_unsigned();
+        &self.data[row * self.stride() + column..]
+    }
+
+    /// The level at a place inside the edges, between the pixels by bilinear interpolation.
+    #[inline(always)]
+    pub fn at(&self, x: f32, y: f32) -> f32 {
+        let (left, top) = (x as usize, y as usize);
+        let (right_share, lower_share) = (x - left as f32, y - top as f32);
+        let start = (top + BORDER) * self.stride() + BORDER + left;
+        let [upper, lower] = [start, start + self.stride()].map(|start| &self.data[start..start + 2]);
+        let blend = |row: &[f32]| row[0] + right_share * (row[1] - row[0]);
+        let (upper, lower) = (blend(upper), blend(lower));
+        upper + lower_share * (lower - upper)
+    }
+
+    #[inline(always)]
+    fn row_mut(&mut self, y: usize) -> &mut [f32] {
+        let stride = self.stride();
+        &mut self.data[(y + BORDER) * stride + BORDER..][..self.width]
+    }
+
+    fn extend_border(&mut self) {
+        let (stride, width, height) = (self.stride(), self.width, self.height);
+        for row in self.data.chunks_exact_mut(stride).skip(BORDER).take(height) {
+            let (first, last) = (row[BORDER], row[BORDER + width - 1]);
+            row[..BORDER].fill(first);
+            row[BORDER + width..].fill(last);
+        }
+        let (first, last) = (BORDER * stride, (BORDER + height - 1) * stride);
+        for n in 0..BORDER {
+            self.data.copy_within(first..first + stride, n * stride);
+            self.data.copy_within(last..last + stride, last + (n + 1) * stride);
+        }
+    }
+}
+
+/// The same picture at falling sizes: each level halves the one before, rounding up.
+#[derive(Debug, Clone, Default)]
+pub struct Pyramid {
+    levels: Vec<Plane>,
+}
+
+impl Pyramid {
+    /// The levels, the full size first.
+    pub fn levels(&self) -> &[Plane] {
+        &self.levels
+    }
+
+    /// Whether it was made from pictures of this size.
+    pub fn has_size(&self, (width, height): (usize, usize)) -> bool {
+        self.levels.first().is_some_and(|plane| (plane.width, plane.height) == (width, height))
+    }
+
+    /// Whether it was built from this picture, as far as its grey levels tell.
+    pub fn shows(&self, kind: Kind, image: &Image) -> bool {
+        let mut same = self.has_size(image.size());
+        if same {
+            kind.run(Compare { image, plane: &self.levels[0], same: &mut same });
+        }
+        same
+    }
+
+    /// Fills it with the levels of a picture.
+    pub fn build(&mut self, kind: Kind, image: &Image) {
+        if !self.has_size(image.size()) {
+            self.levels = sizes(image.size()).map(|(width, height)| Plane::new(width, height)).collect();
+        }
+        kind.run(Build { image, levels: &mut self.levels });
+    }
+}
+
+/// Width and height of the next smaller level.
+pub fn halves((width, height): (usize, usize)) -> (usize, usize) {
+    (width.div_ceil(2), height.div_ceil(2))
+}
+
+fn sizes(size: (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    std::iter::successors(Some(size), |&size| {
+        let (width, height) = halves(size);
+        (width.max(height) >= COARSEST_SIDE).then_some((width, height))
+    })
+}
+
+/// Grey as the eye weighs the colours (ITU-R BT.601).
+#[inline(always)]
+fn grey(image: &Image, y: usize) -> impl Iterator<Item = f32> {
+    let (width, plane) = (image.width(), image.width() * image.height());
+    let colour = |n: usize| &image.data()[n * plane + y * width..][..width];
+    let colours = colour(0).iter().zip(colour(1)).zip(colour(2));
+    colours.map(|((red, green), blue)| 0.299 * red + 0.587 * green + 0.114 * blue)
+}
+
+struct Compare<'a> {
+    image: &'a Image,
+    plane: &'a Plane,
+    same: &'a mut bool,
+}
+
+impl Task for Compare<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        *self.same = (0..self.plane.height).all(|y| {
+            let pixels = self.plane.row(y).iter().zip(grey(self.image, y));
+            // Without a way out in between, the row is compared many pixels at a time.
+            pixels.fold(true, |same, (known, level)| same & (*known == level))
+        });
+    }
+}
+
+struct Build<'a> {
+    image: &'a Image,
+    levels: &'a mut [Plane],
+}
+
+impl Task for Build<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for y in 0..self.image.height() {
+            self.levels[0].row_mut(y).iter_mut().zip(grey(self.image, y)).for_each(|(to, level)| *to = level);
+        }
+        self.levels[0].extend_border();
+        for n in 1..self.levels.len() {
+            let (larger, smaller) = self.levels.split_at_mut(n);
+            halve(&larger[n - 1], &mut smaller[0]);
+        }
+    }
+}
+
+/// Means of 2x2 pixels. An odd row or column is taken twice, as the border continues it.
+#[inline(always)]
+fn halve(from: &Plane, to: &mut Plane) {
+    for y in 0..to.height {
+        let upper = from.rows_from(0, 2 * y as isize);
+        let lower = &upper[from.stride()..];
+        let pairs = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+        for (value, (upper, lower)) in to.row_mut(y).iter_mut().zip(pairs) {
+            *value = 0.25 * ((upper[0] + upper[1]) + (lower[0] + lower[1]));
+        }
+    }
+    to.extend_border();
+}
