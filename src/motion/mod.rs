@@ -6,6 +6,7 @@ mod consistency;
 mod pyramid;
 mod refinement;
 mod search;
+mod warp;
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,6 +17,7 @@ use crate::{
 use pyramid::{Plane, Pyramid};
 use refinement::Refine;
 use search::{Densify, Match, Search, Start};
+pub use warp::Warper;
 
 /// The finest level of the pyramid on which patches are searched. On finer ones their flow is only refined.
 const FINEST_SEARCH: usize = 1;
