@@ -14,7 +14,7 @@
 //! quadratic at the flow so far, which gives a system of linear equations, and comes close to its solution by
 //! successive over-relaxation.
 
-use std::ops::Range;
+use std::{array, ops::Range};
 
 use super::{Flow, pyramid::Plane};
 use crate::kernels::{Task, Vector};
@@ -67,6 +67,10 @@ pub struct Memory {
     inverse: [Vec<f32>; 3],
     /// The right side of its equations.
     constant: [Vec<f32>; 2],
+    /// The flow of a row, before it changes.
+    before: Vec<f32>,
+    /// [`RELAXATION`] and 0 in turns.
+    blend: Vec<f32>,
 }
 
 /// Rows of the memory: `rows` of the picture and PAD more on each side.
@@ -104,6 +108,25 @@ impl Layout {
         let start = self.start(y);
         &mut plane[start..][..self.stride()]
     }
+
+    /// For each pixel of a row, that so many columns and rows further. All such slices are as long as the picture is
+    /// wide, so that a loop over them needs no checks and is compiled for many pixels at a time.
+    #[inline(always)]
+    fn near<'a>(&self, plane: &'a [f32], y: isize, columns: isize) -> &'a [f32] {
+        &plane[self.start(y) + PAD.wrapping_add_signed(columns)..][..self.width]
+    }
+
+    /// The weights of a row towards left, right, above and below.
+    #[inline(always)]
+    fn smoothness<'a>(&self, right: &'a [f32], below: &'a [f32], y: isize) -> [&'a [f32]; 4] {
+        [self.near(right, y, -1), self.near(right, y, 0), self.near(below, y - 1, 0), self.near(below, y, 0)]
+    }
+
+    #[inline(always)]
+    fn pixels_mut<'a>(&self, plane: &'a mut [f32], y: isize) -> &'a mut [f32] {
+        let start = self.start(y) + PAD;
+        &mut plane[start..][..self.width]
+    }
 }
 
 impl Task for Refine<'_> {
@@ -113,7 +136,7 @@ impl Task for Refine<'_> {
         let rows = self.rows.start.saturating_sub(MARGIN)..(self.rows.end + MARGIN).min(height);
         let layout = Layout { width, height, rows };
         let memory = self.memory;
-        memory.resize(layout.len());
+        memory.resize(&layout);
         memory.warp(&layout, self.picture, self.other, self.flow);
         memory.weigh_smoothness(&layout);
         memory.set_up(&layout);
@@ -130,12 +153,15 @@ impl Task for Refine<'_> {
 }
 
 impl Memory {
-    fn resize(&mut self, len: usize) {
-        let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant } = self;
+    fn resize(&mut self, layout: &Layout) {
+        let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant, before, blend } = self;
         let single = [mean, difference, inside, x, y, smoothness, right, below];
         for plane in single.into_iter().chain(inverse).chain(constant) {
-            plane.resize(len, 0.0);
+            plane.resize(layout.len(), 0.0);
         }
+        before.resize(2 * layout.stride(), 0.0);
+        blend.clear();
+        blend.extend([RELAXATION, 0.0].iter().cycle().take(layout.width + 1));
     }
 
     /// Takes the flow over, and the mean and the difference of the picture and the other one, warped by it.
@@ -173,118 +199,181 @@ impl Memory {
     /// The derivative of P for the smoothness, between neighbours.
     #[inline(always)]
     fn weigh_smoothness(&mut self, layout: &Layout) {
-        let width = layout.width;
-        for y in layout.rows.start as isize - 1..layout.rows.end as isize + 1 {
-            let smoothness = &mut layout.row_mut(&mut self.smoothness, y)[PAD - 1..PAD + width + 1];
-            smoothness.fill(EPSILON);
-            for plane in [&self.x, &self.y] {
-                let (above, here, below) = (layout.row(plane, y - 1), layout.row(plane, y), layout.row(plane, y + 1));
-                let (above, below) = (&above[PAD - 1..], &below[PAD - 1..]);
-                for (n, value) in smoothness.iter_mut().enumerate() {
-                    let (dx, dy) = (0.5 * (here[n + 2] - here[n]), 0.5 * (below[n] - above[n]));
-                    *value += dx * dx + dy * dy;
-                }
-            }
-            smoothness.iter_mut().for_each(|value| *value = SMOOTHNESS / value.sqrt());
+        let (stride, height) = (layout.stride(), layout.height as isize);
+        let rows = layout.rows.start as isize..layout.rows.end as isize;
+        for y in rows.start - 1..rows.end + 1 {
+            let start = layout.start(y);
+            // All columns but the first and the last.
+            let around = [&self.x, &self.y].map(|plane| {
+                [start - stride, start + stride, start - 1, start + 1].map(|start| &plane[start + 1..][..stride - 2])
+            });
+            smoothness_row(&mut self.smoothness[start + 1..][..stride - 2], &around);
         }
-        for y in layout.rows.start as isize - 1..layout.rows.end as isize {
-            let last = y < 0 || y + 1 >= layout.height as isize;
-            let (here, next) = (layout.row(&self.smoothness, y), layout.row(&self.smoothness, y + 1));
-            let right = layout.row_mut(&mut self.right, y);
-            let below = layout.row_mut(&mut self.below, y);
-            for n in PAD..PAD + width {
-                right[n] = 0.5 * (here[n] + here[n + 1]);
-                below[n] = if last { 0.0 } else { 0.5 * (here[n] + next[n]) };
-            }
+        for y in rows.start - 1..rows.end {
+            let [here, right, below] = [(y, 0), (y, 1), (y + 1, 0)].map(|(y, x)| layout.near(&self.smoothness, y, x));
+            mean_row(layout.pixels_mut(&mut self.right, y), here, right);
+            mean_row(layout.pixels_mut(&mut self.below, y), here, below);
             // Nothing lies beyond the edges.
-            right[PAD - 1] = 0.0;
-            right[PAD + width - 1] = 0.0;
+            let edge = layout.start(y) + PAD;
+            self.right[edge - 1] = 0.0;
+            self.right[edge + layout.width - 1] = 0.0;
+            if y < 0 || y + 1 == height {
+                layout.pixels_mut(&mut self.below, y).fill(0.0);
+            }
         }
     }
 
     /// The equations of each pixel, solved for its own flow.
     #[inline(always)]
     fn set_up(&mut self, layout: &Layout) {
-        let width = layout.width;
         for y in layout.rows.start as isize..layout.rows.end as isize {
-            let window = |plane, n| &layout.row(plane, y + n)[..];
-            let mean: [&[f32]; 5] = std::array::from_fn(|n| window(&self.mean, n as isize - 2));
-            let difference: [&[f32]; 3] = std::array::from_fn(|n| window(&self.difference, n as isize - 1));
-            let (inside, right) = (layout.row(&self.inside, y), layout.row(&self.right, y));
-            let (above, below) = (layout.row(&self.below, y - 1), layout.row(&self.below, y));
-            let (flow_x, flow_y) = (layout.row(&self.x, y), layout.row(&self.y, y));
-            let [xx, xy, yy] = self.inverse.each_mut().map(|plane| &mut layout.row_mut(plane, y)[..PAD + width]);
-            let [c, d] = self.constant.each_mut().map(|plane| &mut layout.row_mut(plane, y)[..PAD + width]);
-            for n in PAD..PAD + width {
-                let ix = 0.5 * (mean[2][n + 1] - mean[2][n - 1]);
-                let iy = 0.5 * (mean[3][n] - mean[1][n]);
-                let ixx = 0.25 * (mean[2][n + 2] - 2.0 * mean[2][n] + mean[2][n - 2]);
-                let iyy = 0.25 * (mean[4][n] - 2.0 * mean[2][n] + mean[0][n]);
-                let ixy = 0.25 * ((mean[3][n + 1] - mean[3][n - 1]) - (mean[1][n + 1] - mean[1][n - 1]));
-                let iz = difference[1][n];
-                let ixz = 0.5 * (difference[1][n + 1] - difference[1][n - 1]);
-                let iyz = 0.5 * (difference[2][n] - difference[0][n]);
-
-                let scale = 1.0 / (ix * ix + iy * iy + NOISE);
-                let weight = inside[n] * BRIGHTNESS * scale / (scale * iz * iz + EPSILON).sqrt();
-                let mut m = [weight * ix * ix, weight * ix * iy, weight * iy * iy];
-                let mut r = [-weight * ix * iz, -weight * iy * iz];
-
-                let x_scale = 1.0 / (ixx * ixx + ixy * ixy + NOISE);
-                let y_scale = 1.0 / (ixy * ixy + iyy * iyy + NOISE);
-                let squares = x_scale * ixz * ixz + y_scale * iyz * iyz;
-                let weight = inside[n] * GRADIENT / (squares + EPSILON).sqrt();
-                let (x_weight, y_weight) = (weight * x_scale, weight * y_scale);
-                m[0] += x_weight * ixx * ixx + y_weight * ixy * ixy;
-                m[1] += x_weight * ixx * ixy + y_weight * ixy * iyy;
-                m[2] += x_weight * ixy * ixy + y_weight * iyy * iyy;
-                r[0] -= x_weight * ixx * ixz + y_weight * ixy * iyz;
-                r[1] -= x_weight * ixy * ixz + y_weight * iyy * iyz;
-
-                c[n] = r[0] + m[0] * flow_x[n] + m[1] * flow_y[n];
-                d[n] = r[1] + m[1] * flow_x[n] + m[2] * flow_y[n];
-                let around = right[n - 1] + right[n] + above[n] + below[n];
-                let (a, b) = (m[0] + around, m[2] + around);
-                let scale = 1.0 / (a * b - m[1] * m[1]);
-                xx[n] = b * scale;
-                xy[n] = -m[1] * scale;
-                yy[n] = a * scale;
-            }
+            let equations = Equations {
+                mean: array::from_fn(|row| {
+                    array::from_fn(|column| layout.near(&self.mean, y + row as isize - 2, column as isize - 2))
+                }),
+                difference: array::from_fn(|row| {
+                    array::from_fn(|column| layout.near(&self.difference, y + row as isize - 1, column as isize - 1))
+                }),
+                inside: layout.near(&self.inside, y, 0),
+                flow: [&self.x, &self.y].map(|plane| layout.near(plane, y, 0)),
+                smoothness: layout.smoothness(&self.right, &self.below, y),
+            };
+            let [xx, xy, yy] = self.inverse.each_mut().map(|plane| layout.pixels_mut(plane, y));
+            let [p, q] = self.constant.each_mut().map(|plane| layout.pixels_mut(plane, y));
+            equations.solve(xx, xy, yy, p, q);
         }
     }
 
     /// Half a sweep: the pixels of one colour of a chessboard, each by its equations and its neighbours' flow.
     #[inline(always)]
     fn relax(&mut self, layout: &Layout, colour: usize) {
-        let width = layout.width;
-        for y in layout.rows.clone() {
-            let blend: [f32; 2] = if (y + colour).is_multiple_of(2) { [RELAXATION, 0.0] } else { [0.0, RELAXATION] };
-            let y = y as isize;
-            let right = layout.row(&self.right, y);
-            let (weight_above, weight_below) = (layout.row(&self.below, y - 1), layout.row(&self.below, y));
-            let [xx, xy, yy] = self.inverse.each_ref().map(|plane| &layout.row(plane, y)[..PAD + width]);
-            let [c, d] = self.constant.each_ref().map(|plane| &layout.row(plane, y)[..PAD + width]);
-            let [x_rows, y_rows] = [&mut self.x, &mut self.y].map(|plane| {
-                let start = layout.start(y);
-                let (above, rest) = plane.split_at_mut(start);
-                let (here, below) = rest.split_at_mut(layout.stride());
-                (&above[start - layout.stride()..], here, &below[..layout.stride()])
+        let stride = layout.stride();
+        for row in layout.rows.clone() {
+            let y = row as isize;
+            // Only pixels of this colour change, and only those of the other are read: the values before serve.
+            let (x_before, y_before) = self.before.split_at_mut(stride);
+            x_before.copy_from_slice(layout.row(&self.x, y));
+            y_before.copy_from_slice(layout.row(&self.y, y));
+            let [(x_above, x, x_below), (y_above, y_here, y_below)] = [&mut self.x, &mut self.y].map(|plane| {
+                let (above, rest) = plane.split_at_mut(layout.start(y));
+                let (here, below) = rest.split_at_mut(stride);
+                (
+                    &above[above.len() - stride..][PAD..][..layout.width],
+                    &mut here[PAD..][..layout.width],
+                    &below[PAD..][..layout.width],
+                )
             });
-            // Only the pixels of this colour change, and only those of the other are read: the old values serve.
-            let old = self.smoothness[..2 * layout.stride()].split_at_mut(layout.stride());
-            old.0.copy_from_slice(x_rows.1);
-            old.1.copy_from_slice(y_rows.1);
-            for n in PAD..PAD + width {
-                let around = |old: &[f32], above: &[f32], below: &[f32]| {
-                    (right[n - 1] * old[n - 1] + right[n] * old[n + 1])
-                        + (weight_above[n] * above[n] + weight_below[n] * below[n])
-                };
-                let p = c[n] + around(old.0, x_rows.0, x_rows.2);
-                let q = d[n] + around(old.1, y_rows.0, y_rows.2);
-                let blend = blend[n % 2];
-                x_rows.1[n] = old.0[n] + blend * (xx[n] * p + xy[n] * q - old.0[n]);
-                y_rows.1[n] = old.1[n] + blend * (xy[n] * p + yy[n] * q - old.1[n]);
-            }
+            let sweep = Sweep {
+                inverse: self.inverse.each_ref().map(|plane| layout.near(plane, y, 0)),
+                constant: self.constant.each_ref().map(|plane| layout.near(plane, y, 0)),
+                smoothness: layout.smoothness(&self.right, &self.below, y),
+                x: [&x_before[PAD - 1..][..layout.width], &x_before[PAD + 1..][..layout.width], x_above, x_below],
+                y: [&y_before[PAD - 1..][..layout.width], &y_before[PAD + 1..][..layout.width], y_above, y_below],
+                blend: &self.blend[(row + colour) % 2..][..layout.width],
+            };
+            sweep.relax(x, y_here);
+        }
+    }
+}
+
+/// [`SMOOTHNESS`] times the derivative of P, given the flow above, below, left and right.
+#[inline(always)]
+fn smoothness_row(to: &mut [f32], flow: &[[&[f32]; 4]; 2]) {
+    for n in 0..to.len() {
+        let square = |[above, below, left, right]: &[&[f32]; 4]| {
+            let (dx, dy) = (0.5 * (right[n] - left[n]), 0.5 * (below[n] - above[n]));
+            dx * dx + dy * dy
+        };
+        to[n] = SMOOTHNESS / (square(&flow[0]) + square(&flow[1]) + EPSILON).sqrt();
+    }
+}
+
+#[inline(always)]
+fn mean_row(to: &mut [f32], a: &[f32], b: &[f32]) {
+    to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| *to = 0.5 * (a + b));
+}
+
+/// What the equations of a row of pixels are made of. All slices are as long as the row. Those that are written to are
+/// arguments of [`solve`](Self::solve): that they overlap no other is then known to the compiler, which can compute
+/// many pixels at a time.
+struct Equations<'a> {
+    /// The pixels around each, up to two rows and columns away.
+    mean: [[&'a [f32]; 5]; 5],
+    /// The same, up to one.
+    difference: [[&'a [f32]; 3]; 3],
+    inside: &'a [f32],
+    flow: [&'a [f32]; 2],
+    /// The weights towards left, right, above and below.
+    smoothness: [&'a [f32]; 4],
+}
+
+impl Equations<'_> {
+    #[inline(always)]
+    fn solve(&self, xx: &mut [f32], xy: &mut [f32], yy: &mut [f32], p: &mut [f32], q: &mut [f32]) {
+        let Self { mean, difference, inside, flow, smoothness } = self;
+        for n in 0..xx.len() {
+            let ix = 0.5 * (mean[2][3][n] - mean[2][1][n]);
+            let iy = 0.5 * (mean[3][2][n] - mean[1][2][n]);
+            let ixx = 0.25 * (mean[2][4][n] - 2.0 * mean[2][2][n] + mean[2][0][n]);
+            let iyy = 0.25 * (mean[4][2][n] - 2.0 * mean[2][2][n] + mean[0][2][n]);
+            let ixy = 0.25 * ((mean[3][3][n] - mean[3][1][n]) - (mean[1][3][n] - mean[1][1][n]));
+            let iz = difference[1][1][n];
+            let ixz = 0.5 * (difference[1][2][n] - difference[1][0][n]);
+            let iyz = 0.5 * (difference[2][1][n] - difference[0][1][n]);
+
+            let scale = 1.0 / (ix * ix + iy * iy + NOISE);
+            let weight = inside[n] * BRIGHTNESS * scale / (scale * iz * iz + EPSILON).sqrt();
+            let mut m = [weight * ix * ix, weight * ix * iy, weight * iy * iy];
+            let mut r = [-weight * ix * iz, -weight * iy * iz];
+
+            let x_scale = 1.0 / (ixx * ixx + ixy * ixy + NOISE);
+            let y_scale = 1.0 / (ixy * ixy + iyy * iyy + NOISE);
+            let squares = x_scale * ixz * ixz + y_scale * iyz * iyz;
+            let weight = inside[n] * GRADIENT / (squares + EPSILON).sqrt();
+            let (x_weight, y_weight) = (weight * x_scale, weight * y_scale);
+            m[0] += x_weight * ixx * ixx + y_weight * ixy * ixy;
+            m[1] += x_weight * ixx * ixy + y_weight * ixy * iyy;
+            m[2] += x_weight * ixy * ixy + y_weight * iyy * iyy;
+            r[0] -= x_weight * ixx * ixz + y_weight * ixy * iyz;
+            r[1] -= x_weight * ixy * ixz + y_weight * iyy * iyz;
+
+            let [flow_x, flow_y] = flow.map(|flow| flow[n]);
+            p[n] = r[0] + m[0] * flow_x + m[1] * flow_y;
+            q[n] = r[1] + m[1] * flow_x + m[2] * flow_y;
+            let around = (smoothness[0][n] + smoothness[1][n]) + (smoothness[2][n] + smoothness[3][n]);
+            let (a, b) = (m[0] + around, m[2] + around);
+            let scale = 1.0 / (a * b - m[1] * m[1]);
+            xx[n] = b * scale;
+            xy[n] = -m[1] * scale;
+            yy[n] = a * scale;
+        }
+    }
+}
+
+/// What half a sweep reads of a row, in slices as those of [`Equations`].
+struct Sweep<'a> {
+    inverse: [&'a [f32]; 3],
+    constant: [&'a [f32]; 2],
+    smoothness: [&'a [f32]; 4],
+    /// The flow to the left, to the right, above and below.
+    x: [&'a [f32]; 4],
+    y: [&'a [f32]; 4],
+    /// By how much to go towards the solution: not at all for pixels of the other colour.
+    blend: &'a [f32],
+}
+
+impl Sweep<'_> {
+    #[inline(always)]
+    fn relax(&self, x: &mut [f32], y: &mut [f32]) {
+        let Self { inverse: [xx, xy, yy], constant, smoothness, .. } = self;
+        for n in 0..x.len() {
+            let pull = |flow: &[&[f32]; 4]| {
+                (smoothness[0][n] * flow[0][n] + smoothness[1][n] * flow[1][n])
+                    + (smoothness[2][n] * flow[2][n] + smoothness[3][n] * flow[3][n])
+            };
+            let (p, q) = (constant[0][n] + pull(&self.x), constant[1][n] + pull(&self.y));
+            x[n] += self.blend[n] * (xx[n] * p + xy[n] * q - x[n]);
+            y[n] += self.blend[n] * (xy[n] * p + yy[n] * q - y[n]);
         }
     }
 }
