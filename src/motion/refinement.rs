@@ -27,13 +27,13 @@ const SMOOTHNESS: f32 = 10.0;
 const NOISE: f32 = 1.0;
 /// e^2 in P.
 const EPSILON: f32 = 1e-6;
-/// Sweeps of the relaxation in a round, and by how much each goes beyond.
-const SWEEPS: usize = 5;
+/// Half sweeps of the relaxation in a round, and by how much each goes beyond.
+const HALF_SWEEPS: usize = 10;
 const RELAXATION: f32 = 1.6;
 
 /// Rows that a job computes beyond its own on either side. A pixel hears of the next in half a sweep, so that the rows
 /// a job keeps come out as if it had all.
-const MARGIN: usize = 2 * SWEEPS;
+const MARGIN: usize = HALF_SWEEPS;
 /// Columns beyond the edges in the memory of a job, so that edges need no code of their own.
 const PAD: usize = 2;
 
@@ -140,9 +140,14 @@ impl Task for Refine<'_> {
         memory.warp(&layout, self.picture, self.other, self.flow);
         memory.weigh_smoothness(&layout);
         memory.set_up(&layout);
-        for _ in 0..SWEEPS {
-            memory.relax(&layout, 0);
-            memory.relax(&layout, 1);
+        // All half sweeps go down the rows together, each a row behind the one before, so that a row is still in the
+        // cache when the next comes to it. They find every pixel as if they had gone one after the other.
+        for front in layout.rows.start..layout.rows.end + HALF_SWEEPS {
+            for half in 0..HALF_SWEEPS {
+                if let Some(row) = front.checked_sub(half).filter(|row| layout.rows.contains(row)) {
+                    memory.relax(&layout, row, half % 2);
+                }
+            }
         }
         for y in self.rows.clone() {
             let at = (y - self.rows.start) * width;
@@ -244,35 +249,33 @@ impl Memory {
         }
     }
 
-    /// Half a sweep: the pixels of one colour of a chessboard, each by its equations and its neighbours' flow.
+    /// Half a sweep of a row: the pixels of one colour of a chessboard, each by its equations and its neighbours' flow.
     #[inline(always)]
-    fn relax(&mut self, layout: &Layout, colour: usize) {
+    fn relax(&mut self, layout: &Layout, row: usize, colour: usize) {
         let stride = layout.stride();
-        for row in layout.rows.clone() {
-            let y = row as isize;
-            // Only pixels of this colour change, and only those of the other are read: the values before serve.
-            let (x_before, y_before) = self.before.split_at_mut(stride);
-            x_before.copy_from_slice(layout.row(&self.x, y));
-            y_before.copy_from_slice(layout.row(&self.y, y));
-            let [(x_above, x, x_below), (y_above, y_here, y_below)] = [&mut self.x, &mut self.y].map(|plane| {
-                let (above, rest) = plane.split_at_mut(layout.start(y));
-                let (here, below) = rest.split_at_mut(stride);
-                (
-                    &above[above.len() - stride..][PAD..][..layout.width],
-                    &mut here[PAD..][..layout.width],
-                    &below[PAD..][..layout.width],
-                )
-            });
-            let sweep = Sweep {
-                inverse: self.inverse.each_ref().map(|plane| layout.near(plane, y, 0)),
-                constant: self.constant.each_ref().map(|plane| layout.near(plane, y, 0)),
-                smoothness: layout.smoothness(&self.right, &self.below, y),
-                x: [&x_before[PAD - 1..][..layout.width], &x_before[PAD + 1..][..layout.width], x_above, x_below],
-                y: [&y_before[PAD - 1..][..layout.width], &y_before[PAD + 1..][..layout.width], y_above, y_below],
-                blend: &self.blend[(row + colour) % 2..][..layout.width],
-            };
-            sweep.relax(x, y_here);
-        }
+        let y = row as isize;
+        // Only pixels of this colour change, and only those of the other are read: the values before serve.
+        let (x_before, y_before) = self.before.split_at_mut(stride);
+        x_before.copy_from_slice(layout.row(&self.x, y));
+        y_before.copy_from_slice(layout.row(&self.y, y));
+        let [(x_above, x, x_below), (y_above, y_here, y_below)] = [&mut self.x, &mut self.y].map(|plane| {
+            let (above, rest) = plane.split_at_mut(layout.start(y));
+            let (here, below) = rest.split_at_mut(stride);
+            (
+                &above[above.len() - stride..][PAD..][..layout.width],
+                &mut here[PAD..][..layout.width],
+                &below[PAD..][..layout.width],
+            )
+        });
+        let sweep = Sweep {
+            inverse: self.inverse.each_ref().map(|plane| layout.near(plane, y, 0)),
+            constant: self.constant.each_ref().map(|plane| layout.near(plane, y, 0)),
+            smoothness: layout.smoothness(&self.right, &self.below, y),
+            x: [&x_before[PAD - 1..][..layout.width], &x_before[PAD + 1..][..layout.width], x_above, x_below],
+            y: [&y_before[PAD - 1..][..layout.width], &y_before[PAD + 1..][..layout.width], y_above, y_below],
+            blend: &self.blend[(row + colour) % 2..][..layout.width],
+        };
+        sweep.relax(x, y_here);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Dense inverse search (Kroeger, Timofte, Dai and Van Gool 2016): square patches of one picture are looked for in
 //! the other by gradient descent, and where they overlap they vote for the flow.
 
-use std::ops::Range;
+use std::ops::{Add, Mul, Range, Sub};
 
 use super::{
     Flow,
@@ -23,7 +23,69 @@ const ARRIVED: f32 = 0.02;
 /// keeps patches without structure in their place.
 const DAMPING: f32 = 64.0;
 
-type Values = [[f32; PATCH]; PATCH];
+/// A row of a patch.
+#[derive(Clone, Copy, Default)]
+struct Row([f32; PATCH]);
+
+type Values = [Row; PATCH];
+
+impl Row {
+    /// The first pixels of `levels`.
+    #[inline(always)]
+    fn load(levels: &[f32]) -> Self {
+        let mut row = Self::default();
+        row.0.copy_from_slice(&levels[..PATCH]);
+        row
+    }
+
+    #[inline(always)]
+    fn each(mut self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value = operation(*value, other));
+        self
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + b) + (c + d)) + ((e + f) + (g + h))
+    }
+}
+
+impl Add for Row {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.each(other, |a, b| a + b)
+    }
+}
+
+impl Sub for Row {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.each(other, |a, b| a - b)
+    }
+}
+
+impl Mul for Row {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.each(other, |a, b| a * b)
+    }
+}
+
+impl Mul<Row> for f32 {
+    type Output = Row;
+
+    #[inline(always)]
+    fn mul(self, row: Row) -> Row {
+        Row([self; PATCH]) * row
+    }
+}
 
 /// Where a patch was found.
 #[derive(Clone, Copy, Default)]
@@ -126,22 +188,20 @@ impl Patch {
         let around = picture.rows_from(x as isize - 1, y as isize - 1);
         let row = |n: usize| &around[n * picture.stride()..][..PATCH + 2];
         let mut patch = Self { x, y, values: Default::default(), slopes: Default::default(), inverse: [0.0; 3] };
-        let mut sums = [[0.0; PATCH]; 5];
+        let mut sums = [Row::default(); 5];
         for r in 0..PATCH {
-            let (above, here, below) = (row(r), row(r + 1), row(r + 2));
-            for c in 0..PATCH {
-                let (dx, dy) = (0.5 * (here[c + 2] - here[c]), 0.5 * (below[c + 1] - above[c + 1]));
-                patch.values[r][c] = here[c + 1];
-                patch.slopes[0][r][c] = dx;
-                patch.slopes[1][r][c] = dy;
-                sums[0][c] += dx;
-                sums[1][c] += dy;
-                sums[2][c] += dx * dx;
-                sums[3][c] += dx * dy;
-                sums[4][c] += dy * dy;
-            }
+            let dx = 0.5 * (Row::load(&row(r + 1)[2..]) - Row::load(row(r + 1)));
+            let dy = 0.5 * (Row::load(&row(r + 2)[1..]) - Row::load(&row(r)[1..]));
+            patch.values[r] = Row::load(&row(r + 1)[1..]);
+            patch.slopes[0][r] = dx;
+            patch.slopes[1][r] = dy;
+            sums[0] = sums[0] + dx;
+            sums[1] = sums[1] + dy;
+            sums[2] = sums[2] + dx * dx;
+            sums[3] = sums[3] + dx * dy;
+            sums[4] = sums[4] + dy * dy;
         }
-        let [x, y, xx, xy, yy] = sums.map(sum);
+        let [x, y, xx, xy, yy] = sums.map(Row::sum);
         const SHARE: f32 = 1.0 / (PATCH * PATCH) as f32;
         let (xx, xy, yy) = (xx - SHARE * x * x + DAMPING, xy - SHARE * x * y, yy - SHARE * y * y + DAMPING);
         // Not zero, as the matrix of the sums is positive and the damping makes it definite.
@@ -149,14 +209,14 @@ impl Patch {
         patch.inverse = [yy * scale, -xy * scale, xx * scale];
         // Without their mean the derivatives do not see that of the difference they are multiplied by.
         for (slopes, sum) in patch.slopes.iter_mut().zip([x, y]) {
-            slopes.as_flattened_mut().iter_mut().for_each(|slope| *slope -= SHARE * sum);
+            slopes.iter_mut().for_each(|row| *row = *row - Row([SHARE * sum; PATCH]));
         }
         patch
     }
 
-    /// Hands the differences between the other picture, displaced, and the patch to `each`, row by row.
+    /// The differences between the other picture, displaced, and the patch.
     #[inline(always)]
-    fn differences(&self, other: &Plane, displacement: [f32; 2], mut each: impl FnMut(usize, &[f32; PATCH])) {
+    fn differences(&self, other: &Plane, displacement: [f32; 2]) -> Values {
         const FIRST: f32 = 1.0 - BORDER as f32;
         const BEYOND: usize = BORDER - PATCH - 2;
         let x = (self.x as f32 + displacement[0]).clamp(FIRST, (other.width() + BEYOND) as f32);
@@ -171,33 +231,27 @@ impl Patch {
         ];
         let around = other.rows_from(left as isize, top as isize);
         let row = |n: usize| &around[n * other.stride()..][..PATCH + 1];
+        let mut differences = Values::default();
         for r in 0..PATCH {
             let (upper, lower) = (row(r), row(r + 1));
-            let mut differences = [0.0; PATCH];
-            for c in 0..PATCH {
-                let value = weights[0] * upper[c]
-                    + weights[1] * upper[c + 1]
-                    + weights[2] * lower[c]
-                    + weights[3] * lower[c + 1];
-                differences[c] = value - self.values[r][c];
-            }
-            each(r, &differences);
+            let value = (weights[0] * Row::load(upper) + weights[1] * Row::load(&upper[1..]))
+                + (weights[2] * Row::load(lower) + weights[3] * Row::load(&lower[1..]));
+            differences[r] = value - self.values[r];
         }
+        differences
     }
 
     /// The sum of squared differences about their mean, and its negative slope for the displacement.
     #[inline(always)]
     fn compare(&self, other: &Plane, displacement: [f32; 2]) -> (f32, [f32; 2]) {
-        let mut sums = [[0.0; PATCH]; 4];
-        self.differences(other, displacement, |r, differences| {
-            for c in 0..PATCH {
-                sums[0][c] += differences[c];
-                sums[1][c] += differences[c] * differences[c];
-                sums[2][c] += differences[c] * self.slopes[0][r][c];
-                sums[3][c] += differences[c] * self.slopes[1][r][c];
-            }
-        });
-        let [total, squares, x, y] = sums.map(sum);
+        let mut sums = [Row::default(); 4];
+        for (r, row) in self.differences(other, displacement).into_iter().enumerate() {
+            sums[0] = sums[0] + row;
+            sums[1] = sums[1] + row * row;
+            sums[2] = sums[2] + row * self.slopes[0][r];
+            sums[3] = sums[3] + row * self.slopes[1][r];
+        }
+        let [total, squares, x, y] = sums.map(Row::sum);
         (squares - total * total / (PATCH * PATCH) as f32, [x, y])
     }
 
@@ -247,24 +301,14 @@ impl Patch {
     /// The weights of Kroeger et al. (equation 3): the inverse of the difference, where that is above one level.
     #[inline(always)]
     fn weights(&self, other: &Plane, displacement: [f32; 2]) -> Values {
-        let mut weights = Values::default();
-        let mut total = [0.0; PATCH];
-        self.differences(other, displacement, |r, differences| {
-            weights[r] = *differences;
-            total.iter_mut().zip(differences).for_each(|(total, difference)| *total += difference);
-        });
-        let mean = sum(total) / (PATCH * PATCH) as f32;
-        for weight in weights.as_flattened_mut() {
+        let mut weights = self.differences(other, displacement);
+        let total = weights.iter().fold(Row::default(), |total, &row| total + row);
+        let mean = total.sum() / (PATCH * PATCH) as f32;
+        for weight in weights.iter_mut().flat_map(|row| &mut row.0) {
             *weight = 1.0 / (*weight - mean).abs().max(1.0);
         }
         weights
     }
-}
-
-#[inline(always)]
-fn sum(values: [f32; PATCH]) -> f32 {
-    let [a, b, c, d, e, f, g, h] = values;
-    ((a + b) + (c + d)) + ((e + f) + (g + h))
 }
 
 /// Makes some rows of a flow out of the matches: the mean of those that cover a pixel, weighted by how well it fits.
@@ -301,7 +345,8 @@ impl Task for Densify<'_> {
                     let covered = origin(column, width)..origin(column, width) + PATCH;
                     let sums = weights[covered.clone()].iter_mut().zip(&mut x_sums[covered.clone()]);
                     let [dx, dy] = found.displacement;
-                    for (((sum, x_sum), y_sum), weight) in sums.zip(&mut y_sums[covered]).zip(&found.weights[y - top]) {
+                    for (((sum, x_sum), y_sum), weight) in sums.zip(&mut y_sums[covered]).zip(&found.weights[y - top].0)
+                    {
                         *sum += weight;
                         *x_sum += weight * dx;
                         *y_sum += weight * dy;
