@@ -11,7 +11,7 @@ mod warp;
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    kernels::{Kind, Pool, Task, Vector},
+    kernels::{Kind, Pool},
     stylizer::Image,
 };
 use pyramid::{Plane, Pyramid};
@@ -19,8 +19,6 @@ use refinement::Refine;
 use search::{Densify, Match, Search, Start};
 pub use warp::Warper;
 
-/// The finest level of the pyramid on which patches are searched. On finer ones their flow is only refined.
-const FINEST_SEARCH: usize = 1;
 /// Rounds of refinement on a level.
 const ROUNDS: usize = 2;
 
@@ -144,22 +142,20 @@ impl MotionEstimator {
 
         let (pool, kind) = (&*self.pool, self.kind);
         let levels = self.new.levels().len();
-        let finest_search = FINEST_SEARCH.min(levels - 1);
-        for n in (finest_search..levels).rev() {
-            let pictures = [&self.last.levels()[n], &self.new.levels()[n]];
-            let bands = pool.threads().div_ceil(2);
-            let coarsest = n + 1 == levels;
-            let mut directions = [(&mut self.forward, pictures), (&mut self.backward, [pictures[1], pictures[0]])];
-            search(pool, kind, &mut directions, coarsest, bands);
-            for _ in 0..ROUNDS {
-                refine(pool, kind, &mut directions, bands);
-            }
-        }
-        for n in (0..finest_search).rev() {
-            let pictures = [&self.new.levels()[n], &self.last.levels()[n]];
-            self.backward.enlarge(pool, kind, (pictures[0].width(), pictures[0].height()));
-            for _ in 0..ROUNDS {
-                refine(pool, kind, &mut [(&mut self.backward, pictures)], pool.threads());
+        for (n, (last, new)) in self.last.levels().iter().zip(self.new.levels()).enumerate().rev() {
+            let effort = if n + 1 == levels {
+                Effort::Coarsest
+            } else if n > 0 {
+                Effort::Middle
+            } else {
+                Effort::Finest
+            };
+            let backward = (&mut self.backward, [new, last]);
+            if effort == Effort::Finest {
+                // The flow forth only serves to check that back, for which half the size is enough.
+                estimate(pool, kind, &mut [backward], effort);
+            } else {
+                estimate(pool, kind, &mut [backward, (&mut self.forward, [last, new])], effort);
             }
         }
         std::mem::swap(&mut self.motion.flow, &mut self.backward.flow);
@@ -169,8 +165,28 @@ impl MotionEstimator {
     }
 }
 
-/// Finds the flow of a level by patches, from that of the next coarser one.
-fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], coarsest: bool, bands: usize) {
+/// What is done on a level.
+#[derive(Clone, Copy, PartialEq)]
+enum Effort {
+    /// The search begins without any flow.
+    Coarsest,
+    /// It begins with the flow of the next coarser level.
+    Middle,
+    /// As there, but what is found is good already and need not be told to the neighbours.
+    Finest,
+}
+
+/// Finds the flow of a level in some directions, each with the picture it starts from and that it leads to.
+fn estimate(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
+    search(pool, kind, directions, effort);
+    for _ in 0..ROUNDS {
+        refine(pool, kind, directions);
+    }
+}
+
+/// Finds the flow by patches.
+fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
+    let bands = pool.threads().div_ceil(directions.len());
     for (direction, [picture, _]) in &mut *directions {
         let size = (picture.width(), picture.height());
         std::mem::swap(&mut direction.flow, &mut direction.before);
@@ -180,14 +196,16 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
         direction.matches_before.resize(count, Match::default());
         direction.sums.resize_with(bands, Vec::default);
     }
-    for propagate in [false, true] {
+    let passes = if effort == Effort::Finest { 1 } else { 2 };
+    for pass in 0..passes {
         let mut tasks = Vec::new();
         for (direction, [picture, other]) in &mut *directions {
             let Direction { before, matches, matches_before, .. } = &mut **direction;
-            let (start, matches) = match (propagate, coarsest) {
-                (true, _) => (Start::Neighbours(matches_before), matches),
-                (false, true) => (Start::Still, matches_before),
-                (false, false) => (Start::Coarser(before), matches_before),
+            std::mem::swap(matches, matches_before);
+            let start = match (pass, effort) {
+                (0, Effort::Coarsest) => Start::Still,
+                (0, _) => Start::Coarser(before),
+                _ => Start::Neighbours(matches_before),
             };
             let rows = matches.chunks_exact_mut(search::patches_along(picture.width())).enumerate();
             tasks.extend(rows.map(|(row, matches)| Search { picture, other, start, row, matches }));
@@ -211,7 +229,8 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
 }
 
 /// Does a round of refinement.
-fn refine(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], bands: usize) {
+fn refine(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])]) {
+    let bands = pool.threads().div_ceil(directions.len());
     let mut tasks = Vec::new();
     for (direction, [picture, other]) in directions {
         let Direction { flow, before, memories, .. } = &mut **direction;
@@ -232,42 +251,4 @@ fn refine(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
         }));
     }
     pool.run_tasks(kind, tasks.into_iter());
-}
-
-impl Direction {
-    /// Takes the flow to the next finer level.
-    fn enlarge(&mut self, pool: &Pool, kind: Kind, size: (usize, usize)) {
-        std::mem::swap(&mut self.flow, &mut self.before);
-        self.flow.resize(size);
-        let tasks = self.flow.bands(pool.threads()).map(|band| Enlarge { flow: &self.before, band });
-        pool.run_tasks(kind, tasks);
-    }
-}
-
-/// Fills rows of a flow from one of half the size.
-struct Enlarge<'a> {
-    flow: &'a Flow,
-    band: Band<'a>,
-}
-
-impl Task for Enlarge<'_> {
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Self { flow, band: Band { rows, x, y } } = self;
-        let width = x.len() / rows.len();
-        for (from, to) in [(&flow.x, x), (&flow.y, y)] {
-            for (row, to) in rows.clone().zip(to.chunks_exact_mut(width)) {
-                // Of the two nearest rows or columns the nearer counts three times. The factor doubles the length.
-                let near = row / 2;
-                let far = if row % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(flow.height - 1) };
-                let [near, far] = [near, far].map(|row| &from[row * flow.width..][..flow.width]);
-                let value = |n: usize| 1.5 * near[n] + 0.5 * far[n];
-                for (n, to) in to.iter_mut().enumerate() {
-                    let near = n / 2;
-                    let far = if n % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(flow.width - 1) };
-                    *to = 0.75 * value(near) + 0.25 * value(far);
-                }
-            }
-        }
-    }
 }

@@ -22,11 +22,11 @@ use crate::kernels::{Task, Vector};
 /// Weights of the terms.
 const BRIGHTNESS: f32 = 5.0;
 const GRADIENT: f32 = 10.0;
-const SMOOTHNESS: f32 = 10.0;
+const SMOOTHNESS: f32 = 5.0;
 /// Square of the gradient, in levels a pixel, below which it counts as noise.
 const NOISE: f32 = 1.0;
 /// e^2 in P.
-const EPSILON: f32 = 1e-6;
+const EPSILON: f32 = 1e-4;
 /// Half sweeps of the relaxation in a round, and by how much each goes beyond.
 const HALF_SWEEPS: usize = 10;
 const RELAXATION: f32 = 1.6;
