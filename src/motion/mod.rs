@@ -196,7 +196,8 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
         direction.matches_before.resize(count, Match::default());
         direction.sums.resize_with(bands, Vec::default);
     }
-    let passes = if effort == Effort::Finest { 1 } else { 2 };
+    let finest = effort == Effort::Finest;
+    let passes = if finest { 1 } else { 2 };
     for pass in 0..passes {
         let mut tasks = Vec::new();
         for (direction, [picture, other]) in &mut *directions {
@@ -208,7 +209,7 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
                 _ => Start::Neighbours(matches_before),
             };
             let rows = matches.chunks_exact_mut(search::patches_along(picture.width())).enumerate();
-            tasks.extend(rows.map(|(row, matches)| Search { picture, other, start, row, matches }));
+            tasks.extend(rows.map(|(row, matches)| Search { picture, other, start, settle: finest, row, matches }));
         }
         pool.run_tasks(kind, tasks.into_iter());
     }

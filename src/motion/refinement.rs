@@ -343,9 +343,12 @@ impl Equations<'_> {
             let [flow_x, flow_y] = flow.map(|flow| flow[n]);
             p[n] = r[0] + m[0] * flow_x + m[1] * flow_y;
             q[n] = r[1] + m[1] * flow_x + m[2] * flow_y;
+            // Of pixels that were found to stand still this keeps noise away.
+            let moves = if flow_x == 0.0 && flow_y == 0.0 { 0.0 } else { 1.0 };
             let around = (smoothness[0][n] + smoothness[1][n]) + (smoothness[2][n] + smoothness[3][n]);
-            let (a, b) = (m[0] + around, m[2] + around);
-            let scale = 1.0 / (a * b - m[1] * m[1]);
+            // Not zero, even for a lone pixel without structure.
+            let (a, b) = (m[0] + around + EPSILON, m[2] + around + EPSILON);
+            let scale = moves / (a * b - m[1] * m[1]);
             xx[n] = b * scale;
             xy[n] = -m[1] * scale;
             yy[n] = a * scale;

@@ -19,6 +19,11 @@ const STEP: usize = 4;
 const DESCENT: usize = 12;
 /// A step shorter than this, in pixels, is the last.
 const ARRIVED: f32 = 0.02;
+/// A displacement shorter than this, in pixels, may be none at all.
+const STILL: f32 = 0.5;
+/// It is none if the sum of squared differences without it is below this many times that with it: noise is smoothed by
+/// interpolation halfway between pixels to five eighths, and fitted by the descent a little on top.
+const STILL_RATIO: f32 = 1.75;
 /// Added to the sums of squared gradients of a patch, in squared levels: about what the noise of a camera adds. It
 /// keeps patches without structure in their place.
 const DAMPING: f32 = 64.0;
@@ -113,6 +118,8 @@ pub struct Search<'a> {
     /// The picture they are looked for in.
     pub other: &'a Plane,
     pub start: Start<'a>,
+    /// Whether patches stay where they are if that may be noise; see [`Patch::may_stand_still`].
+    pub settle: bool,
     /// Number of the row.
     pub row: usize,
     pub matches: &'a mut [Match],
@@ -132,7 +139,7 @@ pub enum Start<'a> {
 impl Task for Search<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { picture, other, start, row, matches } = self;
+        let Self { picture, other, start, settle, row, matches } = self;
         let y = origin(row, picture.height());
         let columns = matches.len();
         for (column, found) in matches.iter_mut().enumerate() {
@@ -167,6 +174,8 @@ impl Task for Search<'_> {
                     if best == own { own } else { patch.descend(other, best) }
                 }
             };
+            let displacement =
+                if settle && patch.may_stand_still(other, displacement) { [0.0; 2] } else { displacement };
             *found = Match { displacement, weights: patch.weights(other, displacement) };
         }
     }
@@ -296,6 +305,14 @@ impl Patch {
             }
         }
         best
+    }
+
+    /// Whether noise alone could be why the patch was found elsewhere than in its place.
+    #[inline(always)]
+    fn may_stand_still(&self, other: &Plane, displacement: [f32; 2]) -> bool {
+        let [x, y] = displacement;
+        x * x + y * y < STILL * STILL
+            && self.compare(other, [0.0; 2]).0 <= STILL_RATIO * self.compare(other, displacement).0
     }
 
     /// The weights of Kroeger et al. (equation 3): the inverse of the difference, where that is above one level.
