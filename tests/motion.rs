@@ -75,7 +75,7 @@ fn translations_are_found() {
     for (x, y) in [(0.3, 0.0), (1.0, -2.0), (-4.6, 3.1), (13.0, 6.5)] {
         let motion = motion(&image((WIDTH, HEIGHT), level), &image((WIDTH, HEIGHT), |i, j| level(i + x, j + y)));
         let error = end_point_error(&motion.flow, 0.0, |_, _| (x, y));
-        assert!(error < 0.1, "({x}, {y}): {error}");
+        assert!(error < 0.2, "({x}, {y}): {error}");
         let trusted = motion.trust.iter().sum::<f32>() / motion.trust.len() as f32;
         assert!(trusted > 0.75, "({x}, {y}): {trusted}");
     }
@@ -143,7 +143,7 @@ fn flat_areas_do_not_move() {
     let frame = image((WIDTH, HEIGHT), |_, _| 90.0);
     let motion = motion(&noisy(frame.clone(), 1, 2.0), &noisy(frame, 2, 2.0));
     let longest = longest(&motion.flow);
-    assert!(longest < 0.5, "{longest}");
+    assert!(longest < 1.0, "{longest}");
 }
 
 #[test]

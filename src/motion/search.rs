@@ -26,7 +26,7 @@ const STILL: f32 = 0.5;
 const STILL_RATIO: f32 = 1.75;
 /// Added to the sums of squared gradients of a patch, in squared levels: about what the noise of a camera adds. It
 /// keeps patches without structure in their place.
-const DAMPING: f32 = 64.0;
+const DAMPING: f32 = 256.0;
 
 /// A row of a patch.
 #[derive(Clone, Copy, Default)]
