@@ -88,8 +88,8 @@ impl Window<'_> {
             let [above, here, below] =
                 [y.saturating_sub(1), y, (y + 1).min(last_row)].map(|y| &from[y * width..][..width]);
             let column = |x: usize| of_three(above[x], here[x], below[x]);
-            for x in 0..width {
-                to[x] = of_three(column(x.saturating_sub(1)), column(x), column((x + 1).min(width - 1)));
+            for (x, to) in to.iter_mut().enumerate() {
+                *to = of_three(column(x.saturating_sub(1)), column(x), column((x + 1).min(width - 1)));
             }
         }
     }

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Where the things in a frame were in the last one.
+//!
+//! The flow is found on a pyramid of grey levels, from the coarsest level to the full size. On each level patches are
+//! searched, starting from the flow of the level before (dense inverse search), and what they say is refined to a flow
+//! that is smooth wherever the picture allows (variational refinement). This is done in both directions, from the new
+//! frame back to the last and forth, and where the two disagree the flow is not to be trusted.
+//!
+//! All of it is done in bands of rows, whose number follows that of the threads. No result depends on them.
 
 mod consistency;
 mod pyramid;
@@ -109,13 +116,17 @@ struct Direction {
     flow: Flow,
     /// What the flow is made from: that of the coarser level, or that before a round of refinement.
     before: Flow,
+    /// What the patches found, in the last pass and in the one before.
     matches: Vec<Match>,
     matches_before: Vec<Match>,
+    /// Memory for the jobs.
     sums: Vec<Vec<f32>>,
     memories: Vec<refinement::Memory>,
 }
 
 impl MotionEstimator {
+    /// An estimator that computes with these threads and instructions.
+    ///
     /// # Panics
     ///
     /// If the processor does not have these instructions.

@@ -241,11 +241,11 @@ impl Patch {
         let around = other.rows_from(left as isize, top as isize);
         let row = |n: usize| &around[n * other.stride()..][..PATCH + 1];
         let mut differences = Values::default();
-        for r in 0..PATCH {
+        for (r, differences) in differences.iter_mut().enumerate() {
             let (upper, lower) = (row(r), row(r + 1));
             let value = (weights[0] * Row::load(upper) + weights[1] * Row::load(&upper[1..]))
                 + (weights[2] * Row::load(lower) + weights[3] * Row::load(&lower[1..]));
-            differences[r] = value - self.values[r];
+            *differences = value - self.values[r];
         }
         differences
     }

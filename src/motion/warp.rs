@@ -47,6 +47,8 @@ pub struct Warper {
 }
 
 impl Warper {
+    /// A warper that computes with these threads and instructions.
+    ///
     /// # Panics
     ///
     /// If the processor does not have these instructions.
