@@ -6,7 +6,7 @@ use super::{Flow, pyramid::halves};
 use crate::kernels::{Kind, Pool, Task, Vector};
 
 /// Two flows agree where the square of their sum is below this share of the sum of their squares, plus this many
-/// squared pixels (Sundaram, Brox and Keutzer 2010, equation 5).
+/// squared pixels (Sundaram, Brox and Keutzer 2010).
 const SHARE: f32 = 0.01;
 const TOLERANCE: f32 = 0.5;
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! with P(s^2) = sqrt(s^2 + e^2). Both constancies are divided by the gradient of what shall be constant, so that they
-//! are distances in pixels (Zimmer, Bruhn and Weickert 2011, section 3.2). A round takes them for linear and P for
+//! are distances in pixels (Zimmer, Bruhn and Weickert 2011). A round takes them for linear and P for
 //! quadratic at the flow so far, which gives a system of linear equations, and comes close to its solution by
 //! successive over-relaxation.
 

@@ -315,7 +315,7 @@ impl Patch {
             && self.compare(other, [0.0; 2]).0 <= STILL_RATIO * self.compare(other, displacement).0
     }
 
-    /// The weights of Kroeger et al. (equation 3): the inverse of the difference, where that is above one level.
+    /// The weights of Kroeger et al. (2016): the inverse of the difference, where that is above one level.
     #[inline(always)]
     fn weights(&self, other: &Plane, displacement: [f32; 2]) -> Values {
         let mut weights = self.differences(other, displacement);

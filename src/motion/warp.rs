@@ -4,7 +4,7 @@
 //!
 //! Between the pixels lies the cubic B-spline that passes through them (Unser 1999, "Splines: a perfect fit for signal
 //! and image processing"). What is warped with every frame is blurred with every frame, by whatever the interpolation
-//! takes from fine detail. Of the kernels of four by four pixels this one takes least. It also adds nothing: no
+//! takes from fine detail. This one takes less than a Catmull-Rom kernel, which also costs four by four pixels. It also adds nothing: no
 //! frequency comes out stronger than it went in, as it does with the Lanczos kernel, whose ringing grows.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const BEYOND: usize = TAPS - 1;
 
 /// How far the filter that makes the coefficients reaches: what is left out is below 1e-5.
 const REACH: usize = 8;
-/// That filter from its centre outwards: powers of sqrt(3) - 2 (Unser 1999, box 2), with a sum of 1 over both sides.
+/// That filter from its centre outwards: powers of sqrt(3) - 2 (Unser 1999), with a sum of 1 over both sides.
 const FILTER: [f32; REACH + 1] = {
     const POLE: f64 = -0.267_949_192_431_122_7;
     let (mut filter, mut sum) = ([1.0; REACH + 1], 1.0);
@@ -268,7 +268,7 @@ mod tests {
             rows.flat_map(|row| row[16..48].iter().map(|value| value * value)).sum()
         };
         let kept = (energy(&images[0]) / energy(&fine)).sqrt();
-        // A Catmull-Rom kernel keeps a tenth.
+        // A Catmull-Rom kernel keeps a twentieth.
         assert!((0.55..=1.0).contains(&kept), "{kept}");
         let (least, most) = images[1].iter().fold((0.0_f32, 0.0_f32), |(a, b), &value| (a.min(value), b.max(value)));
         assert!(least > -20.0 && most < 220.0, "{least} {most}");
