@@ -4,8 +4,8 @@
 //!
 //! Between the pixels lies the cubic B-spline that passes through them (Unser 1999, "Splines: a perfect fit for signal
 //! and image processing"). What is warped with every frame is blurred with every frame, by whatever the interpolation
-//! takes from fine detail. This one takes less than a Catmull-Rom kernel, which also costs four by four pixels. It also adds nothing: no
-//! frequency comes out stronger than it went in, as it does with the Lanczos kernel, whose ringing grows.
+//! takes from fine detail. This one takes less than a Catmull-Rom kernel, which also costs four by four pixels. It adds
+//! nothing either: no frequency comes out stronger than it went in, as with the Lanczos kernel, whose ringing grows.
 
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ impl Warper {
         Self { pool, kind, coefficients: Vec::new() }
     }
 
-    /// Moves each pixel to where the flow says it is now: pixel p gets what was at p + flow(p). Each image is any number
-    /// of planes of the flow's size.
+    /// Moves each pixel to where the flow says it is now: pixel p gets what was at p + flow(p). Each image is any
+    /// number of planes of the flow's size.
     ///
     /// Where the flow is zero nothing changes. Beyond the edges the outermost pixels go on. Near a sharp edge values go
     /// a little beyond those that were there, so that what must not be negative can become it.
