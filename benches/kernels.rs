@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use divan::{Bencher, counter::ItemsCount};
 use gstneuralstyle::{
+    Processor,
     kernels::{
         self, ContentTarget, Direction, Engine, Epilogue, FirstConvolution, GramMatrix, Incoming, Kind, Lanes, Shape,
     },
@@ -55,7 +56,7 @@ fn image(seed: usize) -> Image {
 #[divan::bench(args = each(&LAYERS))]
 fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
     kernels::transform_filters(&mut engine, convolution, Direction::Forward, &mut filters);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
@@ -70,14 +71,14 @@ fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
 #[divan::bench(args = each(&LAYERS))]
 fn transform_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
     bencher.bench_local(|| kernels::transform_filters(&mut engine, convolution, Direction::Backward, &mut filters));
 }
 
 #[divan::bench(args = kinds())]
 fn first_convolution(bencher: Bencher, kind: Kind) {
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
     let (image, mut output) = (image(1), features(shape("relu1_1", 64)));
     bencher.bench_local(|| first.forward(&mut engine, (SIDE, SIDE), image.data(), None, &mut output));
@@ -85,7 +86,7 @@ fn first_convolution(bencher: Bencher, kind: Kind) {
 
 #[divan::bench(args = kinds())]
 fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
     let shape = shape("relu1_1", 64);
     let (mut image, gradient) = (image(1), features(shape));
@@ -94,7 +95,7 @@ fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
 
 #[divan::bench(args = kinds())]
 fn pool(bencher: Bencher, kind: Kind) {
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape("relu1_2", 64);
     let (input, mut output) = (features(shape), features(shape.pooled()));
     bencher.bench_local(|| kernels::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
@@ -102,7 +103,7 @@ fn pool(bencher: Bencher, kind: Kind) {
 
 #[divan::bench(args = each(&GRAM_LAYERS))]
 fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
     let features = features(shape);
     let mut gram = GramMatrix::new(shape);
@@ -111,7 +112,7 @@ fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
 
 #[divan::bench(args = each(&GRAM_LAYERS))]
 fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
-    let mut engine = Engine::new(kind, 0).unwrap();
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
     let target = features(shape);
     let incoming = features(shape.pooled());
@@ -131,7 +132,7 @@ fn iteration(bencher: Bencher, kind: Kind) {
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
         pooling: Pooling::Max,
     };
-    let mut objective = FusedObjective::with_kind(VGG.clone(), network, 0, kind).unwrap();
+    let mut objective = FusedObjective::new(VGG.clone(), network, Processor::new(kind, 0).unwrap()).unwrap();
     let grams = objective.grams(&image(3)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();

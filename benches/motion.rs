@@ -2,11 +2,10 @@
 
 //! The motion between two frames and what follows from it, at a usual working size.
 
-use std::sync::Arc;
-
 use divan::Bencher;
 use gstneuralstyle::{
-    kernels::{self, Kind, Pool},
+    Processor,
+    kernels::{self, Kind},
     motion::{Flow, MotionEstimator, Warper},
     stylizer::Image,
 };
@@ -37,7 +36,7 @@ fn frame(shift: f32) -> Image {
 /// A frame of a stream: the frame before was seen as well.
 #[divan::bench(args = cases())]
 fn estimate(bencher: Bencher, (kind, threads): (Kind, usize)) {
-    let mut estimator = MotionEstimator::new(Arc::new(Pool::new(threads).unwrap()), kind);
+    let mut estimator = MotionEstimator::new(Processor::new(kind, threads).unwrap());
     let mut frames = [frame(0.0), frame(3.3)];
     bencher.bench_local(|| {
         frames.reverse();
@@ -48,7 +47,7 @@ fn estimate(bencher: Bencher, (kind, threads): (Kind, usize)) {
 /// A residual and two moments of three planes each.
 #[divan::bench(args = cases())]
 fn warp(bencher: Bencher, (kind, threads): (Kind, usize)) {
-    let mut warper = Warper::new(Arc::new(Pool::new(threads).unwrap()), kind);
+    let mut warper = Warper::new(Processor::new(kind, threads).unwrap());
     let mut flow = Flow::zero(WIDTH, HEIGHT);
     flow.x.fill(3.3);
     flow.y.fill(-0.4);

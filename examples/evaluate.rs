@@ -20,10 +20,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
-    NeuralStyle,
-    kernels::{self, Pool},
+    NeuralStyle, Processor,
     motion::{Motion, MotionEstimator},
-    objective::{self, LossWeights, Options},
+    objective::{self, Device, LossWeights},
     stylizer::{Adam, Image, PackedFormat, Settings},
     vgg::Vgg,
 };
@@ -108,8 +107,8 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     }
     let settings = Settings::default();
     let weights = LossWeights { content: settings.content_weight, style: settings.style_weight };
-    let options = Options { threads, ..Options::default() };
-    let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.network(), options)?;
+    let processor = Processor::detect(threads)?;
+    let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.network(), Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;
@@ -173,9 +172,8 @@ fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) 
 fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::Value> {
     gst::init()?;
     std::fs::create_dir_all(out)?;
-    let kind = kernels::detect()?;
-    let pool = Arc::new(Pool::new(threads)?);
-    let mut estimator = MotionEstimator::new(pool.clone(), kind);
+    let processor = Processor::detect(threads)?;
+    let mut estimator = MotionEstimator::new(processor.clone());
     let (mut times, mut last) = (Vec::new(), None::<Image>);
     read_clip(clip, &mut |frame| {
         if let Some(last) = last.take() {
@@ -197,8 +195,8 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
         "flows": times.len(),
         "ms_per_flow": percentile(&mut times, 0.5),
         "ms_per_flow_p95": percentile(&mut times, 0.95),
-        "kernel": kind.name(),
-        "threads": pool.threads(),
+        "kernel": processor.name(),
+        "threads": processor.threads(),
     }))
 }
 

@@ -30,6 +30,7 @@ use gst::glib;
 
 pub use element::{NeuralStyle, Pooling, WarmStart};
 pub use error::{Error, Result};
+pub use kernels::Processor;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     element::register(plugin)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use gstneuralstyle::{
-    kernels,
+    Processor, kernels,
     objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
     stylizer::Image,
     vgg::{Vgg, parse_layers},
@@ -50,7 +50,8 @@ fn iterations_allocate_nothing() {
     let mut gradient = image.clone();
     let weights = LossWeights { content: 1.0, style: 10.0 };
     for kind in kernels::available() {
-        let mut objective = FusedObjective::with_kind(vgg.clone(), network.clone(), 2, kind).unwrap();
+        let mut objective =
+            FusedObjective::new(vgg.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let grams = objective.grams(&content).unwrap();
         objective.set_style(&grams).unwrap();
         objective.set_content(&content).unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use gstneuralstyle::{
-    kernels,
+    Processor, kernels,
     objective::{FusedObjective, LossWeights, Losses, Network, Objective, Pooling, ReferenceObjective},
     stylizer::Image,
     vgg::{Vgg, parse_layers},
@@ -53,7 +53,7 @@ fn check(size: (usize, usize), network: &Network) {
     let mut reference = ReferenceObjective::new(VGG.clone(), network.clone(), &Device::Cpu, DType::F32).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in kernels::available() {
-        let mut fused = FusedObjective::with_kind(VGG.clone(), network.clone(), 2, kind).unwrap();
+        let mut fused = FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let (losses, gradient) = evaluate(&mut fused, size);
         let error = distance(&gradient, &expected_gradient);
         let off = |value: f64, expected: f64| (value - expected).abs() / expected.max(1e-12);
@@ -94,7 +94,8 @@ fn does_not_depend_on_the_number_of_threads() {
     let network = network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
     for kind in kernels::available() {
         let results = [1, 2, 3].map(|threads| {
-            let mut fused = FusedObjective::with_kind(VGG.clone(), network.clone(), threads, kind).unwrap();
+            let mut fused =
+                FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, threads).unwrap()).unwrap();
             evaluate(&mut fused, (131, 75))
         });
         assert!(results[0] == results[1] && results[0] == results[2], "{kind:?}");
@@ -103,7 +104,8 @@ fn does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn no_layers_no_gradient() {
-    let mut fused = FusedObjective::new(VGG.clone(), network("", "", Pooling::Max), 1).unwrap();
+    let mut fused =
+        FusedObjective::new(VGG.clone(), network("", "", Pooling::Max), Processor::detect(1).unwrap()).unwrap();
     let (losses, gradient) = evaluate(&mut fused, (20, 20));
     assert_eq!(losses, Losses::default());
     assert!(gradient.data().iter().all(|value| *value == 0.0));
@@ -112,7 +114,7 @@ fn no_layers_no_gradient() {
 #[test]
 fn content_may_change_its_size() {
     let network = network("relu3_3", "relu1_2, relu4_3", Pooling::Max);
-    let mut fused = FusedObjective::new(VGG.clone(), network.clone(), 2).unwrap();
+    let mut fused = FusedObjective::new(VGG.clone(), network.clone(), Processor::detect(2).unwrap()).unwrap();
     let first = evaluate(&mut fused, (40, 40));
     evaluate(&mut fused, (64, 24));
     assert_eq!(evaluate(&mut fused, (40, 40)), first);

@@ -2,10 +2,9 @@
 
 //! The motion between pictures that were moved by a known amount.
 
-use std::sync::Arc;
-
 use gstneuralstyle::{
-    kernels::{self, Kind, Pool},
+    Processor,
+    kernels::{self, Kind},
     motion::{Flow, Motion, MotionEstimator},
     stylizer::Image,
 };
@@ -14,7 +13,7 @@ const WIDTH: usize = 160;
 const HEIGHT: usize = 120;
 
 fn estimator(kind: Kind, threads: usize) -> MotionEstimator {
-    MotionEstimator::new(Arc::new(Pool::new(threads).unwrap()), kind)
+    MotionEstimator::new(Processor::new(kind, threads).unwrap())
 }
 
 fn motion(last: &Image, new: &Image) -> Motion {

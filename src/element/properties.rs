@@ -8,9 +8,7 @@ use gst::{glib, prelude::*};
 
 use super::{Pooling, WarmStart};
 use crate::{
-    Result,
-    objective::Options,
-    style,
+    Processor, Result, style,
     stylizer::{Settings, Stylizer},
     vgg::{Vgg, parse_layers},
 };
@@ -73,8 +71,8 @@ impl Properties {
             Some(path) => Vgg::from_file(path)?,
             None => Vgg::built_in()?,
         };
-        let options = Options { device: self.device.parse()?, threads: self.threads as usize };
-        let mut stylizer = Stylizer::new(Arc::new(weights), options, settings)?;
+        let processor = Processor::detect(self.threads as usize)?;
+        let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, processor, settings)?;
         stylizer.set_style(style::load(&self.style)?)?;
         Ok(stylizer)
     }

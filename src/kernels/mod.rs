@@ -22,7 +22,9 @@ mod threads;
 mod vector;
 mod winograd;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{Error, Result};
 
 pub use detect::{available, detect};
 pub use filters::Filters;
@@ -30,7 +32,8 @@ pub use first::FirstConvolution;
 pub use gram::GramMatrix;
 pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
 pub use pooling::pool;
-pub use threads::{Parts, Pool};
+pub use threads::Parts;
+use threads::Pool;
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector};
 pub use winograd::{Direction, Epilogue, convolve, transform_filters, transformed_len};
@@ -69,7 +72,7 @@ impl Kind {
         }
     }
 
-    pub(crate) fn is_supported(self) -> bool {
+    fn is_supported(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
@@ -92,9 +95,9 @@ impl Kind {
 
     /// Does the work with the instructions of this kind.
     #[inline]
-    pub(crate) fn run(self, task: impl Task) {
+    fn run(self, task: impl Task) {
         match self {
-            // SAFETY: an `Engine` is made for supported kinds only.
+            // SAFETY: a `Processor` is made for supported kinds only.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { avx512::run(task) },
             // SAFETY: as above.
@@ -136,34 +139,80 @@ impl Shape {
     }
 }
 
-/// Threads with memory of their own, and the kind of instructions they use.
-pub struct Engine {
+/// The threads and the instructions that everything is computed with. Clones share the threads.
+#[derive(Clone)]
+pub struct Processor {
     kind: Kind,
-    pool: Pool,
-    scratch: Vec<Mutex<Vec<Lanes>>>,
+    pool: Arc<Pool>,
 }
 
-impl Engine {
-    /// An engine of so many threads; 0 is one for each processor.
+impl Processor {
+    /// So many threads, 0 being one for each core, that use the best instructions there are.
+    ///
+    /// # Errors
+    ///
+    /// If `NEURALSTYLE_CPU` asks for instructions that cannot be had, or the system has no more threads to give.
+    pub fn detect(threads: usize) -> Result<Self> {
+        Self::new(detect()?, threads)
+    }
+
+    /// The same with instructions of one of the [available] kinds.
     ///
     /// # Errors
     ///
     /// If the system has no more threads to give.
-    pub fn new(kind: Kind, threads: usize) -> std::io::Result<Self> {
+    ///
+    /// # Panics
+    ///
+    /// If the processor does not have these instructions.
+    #[doc(hidden)]
+    pub fn new(kind: Kind, threads: usize) -> Result<Self> {
         assert!(kind.is_supported(), "this processor does not have {}", kind.name());
-        let pool = Pool::new(threads)?;
-        let scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        Ok(Self { kind, pool, scratch })
-    }
-
-    /// The kind of instructions.
-    pub fn kind(&self) -> Kind {
-        self.kind
+        Ok(Self { kind, pool: Arc::new(Pool::new(threads).map_err(Error::Threads)?) })
     }
 
     /// How many threads there are.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// What the instructions are called.
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// Runs a task in this thread.
+    pub(crate) fn run(&self, task: impl Task) {
+        self.kind.run(task);
+    }
+
+    /// Runs all of the tasks and waits for the last.
+    pub(crate) fn run_tasks<T: Task + Send>(&self, tasks: impl Iterator<Item = T>) {
+        self.pool.run_tasks(self.kind, tasks);
+    }
+}
+
+/// A processor with memory for each of its threads.
+pub struct Engine {
+    processor: Processor,
+    scratch: Vec<Mutex<Vec<Lanes>>>,
+}
+
+impl Engine {
+    /// An engine that computes with these threads and instructions.
+    pub fn new(processor: Processor) -> Self {
+        let scratch = (0..processor.threads()).map(|_| Mutex::default()).collect();
+        Self { processor, scratch }
+    }
+
+    /// The kind of instructions.
+    pub fn kind(&self) -> Kind {
+        self.processor.kind
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.processor.threads()
     }
 
     /// Calls `job` with each number up to `count` and with memory for itself, of `scratch` lanes and undefined
@@ -176,7 +225,7 @@ impl Engine {
             }
         }
         let memories = &self.scratch;
-        self.pool.run(count, &|worker, number| {
+        self.processor.pool.run(count, &|worker, number| {
             let mut memory = memories[worker].lock().unwrap_or_else(PoisonError::into_inner);
             job(number, &mut memory[..scratch]);
         });

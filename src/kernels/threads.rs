@@ -108,7 +108,7 @@ impl Pool {
     /// # Panics
     ///
     /// If a task does.
-    pub(crate) fn run_tasks<T: Task + Send>(&self, kind: Kind, tasks: impl Iterator<Item = T>) {
+    pub fn run_tasks<T: Task + Send>(&self, kind: Kind, tasks: impl Iterator<Item = T>) {
         let mut tasks: Vec<Option<T>> = tasks.map(Some).collect();
         let count = tasks.len();
         let tasks = Parts::new(&mut tasks);

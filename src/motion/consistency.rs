@@ -3,7 +3,10 @@
 //! Which pixels' flow to trust: where the flow back and the flow forth agree.
 
 use super::{Flow, pyramid::halves};
-use crate::kernels::{Kind, Pool, Task, Vector};
+use crate::{
+    Processor,
+    kernels::{Task, Vector},
+};
 
 /// Two flows agree where the square of their sum is below this share of the sum of their squares, plus this many
 /// squared pixels (Sundaram, Brox and Keutzer 2010).
@@ -20,19 +23,19 @@ pub struct Memory {
 /// Fills `trust`, a value for each pixel of `flow`, from it and the flow of the other direction, which may be of half
 /// the size: 0 where they disagree or the flow leaves the frame and on the pixels next to these, then growing to 1 over
 /// two more pixels.
-pub fn check(pool: &Pool, kind: Kind, flow: &Flow, other: &Flow, memory: &mut Memory, trust: &mut Vec<f32>) {
+pub fn check(processor: &Processor, flow: &Flow, other: &Flow, memory: &mut Memory, trust: &mut Vec<f32>) {
     let width = flow.width;
     let Memory { agrees, eroded } = memory;
     for plane in [&mut *agrees, &mut *eroded, &mut *trust] {
         plane.resize(width * flow.height, 0.0);
     }
-    let rows = flow.height.div_ceil(pool.threads());
+    let rows = flow.height.div_ceil(processor.threads());
     let bands = agrees.chunks_mut(rows * width).enumerate();
-    pool.run_tasks(kind, bands.map(|(n, agrees)| Agree { flow, other, first_row: n * rows, agrees }));
+    processor.run_tasks(bands.map(|(n, agrees)| Agree { flow, other, first_row: n * rows, agrees }));
     let bands = eroded.chunks_mut(rows * width).enumerate();
-    pool.run_tasks(kind, bands.map(|(n, to)| Erode(Window { from: agrees, width, first_row: n * rows, to })));
+    processor.run_tasks(bands.map(|(n, to)| Erode(Window { from: agrees, width, first_row: n * rows, to })));
     let bands = trust.chunks_mut(rows * width).enumerate();
-    pool.run_tasks(kind, bands.map(|(n, to)| Blur(Window { from: eroded, width, first_row: n * rows, to })));
+    processor.run_tasks(bands.map(|(n, to)| Blur(Window { from: eroded, width, first_row: n * rows, to })));
 }
 
 /// 1 where the flows agree, else 0.

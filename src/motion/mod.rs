@@ -15,12 +15,9 @@ mod refinement;
 mod search;
 mod warp;
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
-use crate::{
-    kernels::{Kind, Pool},
-    stylizer::Image,
-};
+use crate::{Processor, stylizer::Image};
 use pyramid::{Plane, Pyramid};
 use refinement::Refine;
 use search::{Densify, Match, Search, Start};
@@ -100,8 +97,7 @@ pub struct Motion {
 ///
 /// The result is the same for any number of threads.
 pub struct MotionEstimator {
-    pool: Arc<Pool>,
-    kind: Kind,
+    processor: Processor,
     last: Pyramid,
     new: Pyramid,
     backward: Direction,
@@ -126,15 +122,10 @@ struct Direction {
 
 impl MotionEstimator {
     /// An estimator that computes with these threads and instructions.
-    ///
-    /// # Panics
-    ///
-    /// If the processor does not have these instructions.
-    pub fn new(pool: Arc<Pool>, kind: Kind) -> Self {
-        assert!(kind.is_supported(), "this processor does not have {}", kind.name());
+    pub fn new(processor: Processor) -> Self {
         let (backward, forward) = (Direction::default(), Direction::default());
         let (last, new) = (Pyramid::default(), Pyramid::default());
-        Self { pool, kind, last, new, backward, forward, check: Default::default(), motion: Motion::default() }
+        Self { processor, last, new, backward, forward, check: Default::default(), motion: Motion::default() }
     }
 
     /// The motion from `last` to `new`, two frames of one size. It takes less time if `last` is what `new` was before.
@@ -144,14 +135,14 @@ impl MotionEstimator {
     /// If the sizes differ.
     pub fn between(&mut self, last: &Image, new: &Image) -> &Motion {
         assert_eq!(last.size(), new.size(), "frames differ in size");
-        if self.new.shows(self.kind, last) {
+        if self.new.shows(&self.processor, last) {
             std::mem::swap(&mut self.last, &mut self.new);
         } else {
-            self.last.build(self.kind, last);
+            self.last.build(&self.processor, last);
         }
-        self.new.build(self.kind, new);
+        self.new.build(&self.processor, new);
 
-        let (pool, kind) = (&*self.pool, self.kind);
+        let processor = &self.processor;
         let levels = self.new.levels().len();
         for (n, (last, new)) in self.last.levels().iter().zip(self.new.levels()).enumerate().rev() {
             let effort = if n + 1 == levels {
@@ -164,14 +155,14 @@ impl MotionEstimator {
             let backward = (&mut self.backward, [new, last]);
             if effort == Effort::Finest {
                 // The flow forth only serves to check that back, for which half the size is enough.
-                estimate(pool, kind, &mut [backward], effort);
+                estimate(processor, &mut [backward], effort);
             } else {
-                estimate(pool, kind, &mut [backward, (&mut self.forward, [last, new])], effort);
+                estimate(processor, &mut [backward, (&mut self.forward, [last, new])], effort);
             }
         }
         std::mem::swap(&mut self.motion.flow, &mut self.backward.flow);
         let flow = &self.motion.flow;
-        consistency::check(pool, kind, flow, &self.forward.flow, &mut self.check, &mut self.motion.trust);
+        consistency::check(processor, flow, &self.forward.flow, &mut self.check, &mut self.motion.trust);
         &self.motion
     }
 }
@@ -188,16 +179,16 @@ enum Effort {
 }
 
 /// Finds the flow of a level in some directions, each with the picture it starts from and that it leads to.
-fn estimate(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
-    search(pool, kind, directions, effort);
+fn estimate(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
+    search(processor, directions, effort);
     for _ in 0..ROUNDS {
-        refine(pool, kind, directions);
+        refine(processor, directions);
     }
 }
 
 /// Finds the flow by patches.
-fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
-    let bands = pool.threads().div_ceil(directions.len());
+fn search(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
+    let bands = processor.threads().div_ceil(directions.len());
     for (direction, [picture, _]) in &mut *directions {
         let size = (picture.width(), picture.height());
         std::mem::swap(&mut direction.flow, &mut direction.before);
@@ -222,7 +213,7 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
             let rows = matches.chunks_exact_mut(search::patches_along(picture.width())).enumerate();
             tasks.extend(rows.map(|(row, matches)| Search { picture, other, start, settle: finest, row, matches }));
         }
-        pool.run_tasks(kind, tasks.into_iter());
+        processor.run_tasks(tasks.into_iter());
     }
     let mut tasks = Vec::new();
     for (direction, [picture, _]) in directions {
@@ -237,12 +228,12 @@ fn search(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
             sums,
         }));
     }
-    pool.run_tasks(kind, tasks.into_iter());
+    processor.run_tasks(tasks.into_iter());
 }
 
 /// Does a round of refinement.
-fn refine(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2])]) {
-    let bands = pool.threads().div_ceil(directions.len());
+fn refine(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])]) {
+    let bands = processor.threads().div_ceil(directions.len());
     let mut tasks = Vec::new();
     for (direction, [picture, other]) in directions {
         let Direction { flow, before, memories, .. } = &mut **direction;
@@ -262,5 +253,5 @@ fn refine(pool: &Pool, kind: Kind, directions: &mut [(&mut Direction, [&Plane; 2
             memory,
         }));
     }
-    pool.run_tasks(kind, tasks.into_iter());
+    processor.run_tasks(tasks.into_iter());
 }

@@ -3,7 +3,8 @@
 //! A frame's grey levels at full size, half size, quarter size and so on.
 
 use crate::{
-    kernels::{Kind, Task, Vector},
+    Processor,
+    kernels::{Task, Vector},
     stylizer::Image,
 };
 
@@ -109,20 +110,20 @@ impl Pyramid {
     }
 
     /// Whether it was built from this picture, as far as its grey levels tell.
-    pub fn shows(&self, kind: Kind, image: &Image) -> bool {
+    pub fn shows(&self, processor: &Processor, image: &Image) -> bool {
         let mut same = self.has_size(image.size());
         if same {
-            kind.run(Compare { image, plane: &self.levels[0], same: &mut same });
+            processor.run(Compare { image, plane: &self.levels[0], same: &mut same });
         }
         same
     }
 
     /// Fills it with the levels of a picture.
-    pub fn build(&mut self, kind: Kind, image: &Image) {
+    pub fn build(&mut self, processor: &Processor, image: &Image) {
         if !self.has_size(image.size()) {
             self.levels = sizes(image.size()).map(|(width, height)| Plane::new(width, height)).collect();
         }
-        kind.run(Build { image, levels: &mut self.levels });
+        processor.run(Build { image, levels: &mut self.levels });
     }
 }
 

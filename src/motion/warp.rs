@@ -7,10 +7,11 @@
 //! takes from fine detail. This one takes less than a Catmull-Rom kernel, which also costs four by four pixels. It adds
 //! nothing either: no frequency comes out stronger than it went in, as with the Lanczos kernel, whose ringing grows.
 
-use std::sync::Arc;
-
 use super::Flow;
-use crate::kernels::{Kind, Pool, Task, Vector};
+use crate::{
+    Processor,
+    kernels::{Task, Vector},
+};
 
 /// Coefficients that a pixel needs in each direction.
 const TAPS: usize = 4;
@@ -41,20 +42,14 @@ const FILTER: [f32; REACH + 1] = {
 
 /// Warps images, with memory to be used again.
 pub struct Warper {
-    pool: Arc<Pool>,
-    kind: Kind,
+    processor: Processor,
     coefficients: Vec<f32>,
 }
 
 impl Warper {
     /// A warper that computes with these threads and instructions.
-    ///
-    /// # Panics
-    ///
-    /// If the processor does not have these instructions.
-    pub fn new(pool: Arc<Pool>, kind: Kind) -> Self {
-        assert!(kind.is_supported(), "this processor does not have {}", kind.name());
-        Self { pool, kind, coefficients: Vec::new() }
+    pub fn new(processor: Processor) -> Self {
+        Self { processor, coefficients: Vec::new() }
     }
 
     /// Moves each pixel to where the flow says it is now: pixel p gets what was at p + flow(p). Each image is any
@@ -70,7 +65,7 @@ impl Warper {
         let (width, height) = (flow.width, flow.height);
         let pixels = width * height;
         assert!(images.iter().all(|image| image.len().is_multiple_of(pixels)), "an image is not of the flow's size");
-        let bands = self.pool.threads();
+        let bands = self.processor.threads();
 
         let (stride, rows) = (width + BEYOND, height + BEYOND);
         let planes = images.iter().map(|image| image.len() / pixels).sum::<usize>();
@@ -81,7 +76,7 @@ impl Warper {
             let bands = coefficients.chunks_mut(band * stride).enumerate();
             bands.map(move |(n, to)| Filter { plane, width, first_row: n * band, coefficients: to })
         });
-        self.pool.run_tasks(self.kind, tasks);
+        self.processor.run_tasks(tasks);
 
         let band = height.div_ceil(bands);
         let mut tasks: Vec<_> = (0..height)
@@ -92,7 +87,7 @@ impl Warper {
             let bands = plane.chunks_mut(band * width);
             tasks.iter_mut().zip(bands).for_each(|(task, band)| task.planes.push(band));
         }
-        self.pool.run_tasks(self.kind, tasks.into_iter());
+        self.processor.run_tasks(tasks.into_iter());
     }
 }
 
@@ -196,10 +191,9 @@ fn weights(at: f32) -> [f32; TAPS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels;
 
     fn warper(threads: usize) -> Warper {
-        Warper::new(Arc::new(Pool::new(threads).unwrap()), kernels::detect().unwrap())
+        Warper::new(Processor::detect(threads).unwrap())
     }
 
     fn shift(width: usize, height: usize, x: f32, y: f32) -> Flow {

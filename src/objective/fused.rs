@@ -9,8 +9,8 @@ use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
-        Lanes, Parts, Shape,
+        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, LANES,
+        Lanes, Parts, Processor, Shape,
     },
     stylizer::Image,
     vgg::{Layer, Vgg},
@@ -99,21 +99,14 @@ impl Arena {
 }
 
 impl FusedObjective {
-    /// The objective with these weights, computed by so many threads; 0 is one for each processor.
+    /// The objective with these weights.
     ///
     /// # Errors
     ///
-    /// If the weights lack a layer of the network, if `NEURALSTYLE_CPU` asks for kernels that cannot be had, or if
-    /// the system has no more threads to give.
-    pub fn new(weights: Arc<Vgg>, network: Network, threads: usize) -> Result<Self> {
-        Self::with_kind(weights, network, threads, kernels::detect()?)
-    }
-
-    /// The same by kernels of one of the [available](kernels::available) kinds.
-    #[doc(hidden)]
-    pub fn with_kind(weights: Arc<Vgg>, network: Network, threads: usize, kind: Kind) -> Result<Self> {
+    /// If the weights lack a layer of the network.
+    pub fn new(weights: Arc<Vgg>, network: Network, processor: Processor) -> Result<Self> {
         network.check(&weights)?;
-        let engine = Engine::new(kind, threads).map_err(Error::Threads)?;
+        let engine = Engine::new(processor);
         let convolutions = network.deepest().map_or(&[][..], |deepest| weights.convolutions_up_to(deepest));
         let first = convolutions.first().map(|first| FirstConvolution::new(&engine, first, weights.mean()));
         let mut steps: Vec<Step> = Vec::new();

@@ -12,7 +12,7 @@ use std::{str::FromStr, sync::Arc};
 use candle_core::DType;
 
 use crate::{
-    Error, Result,
+    Error, Processor, Result,
     stylizer::Image,
     vgg::{Layer, Vgg},
 };
@@ -147,23 +147,14 @@ pub trait Objective: Send {
     fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses>;
 }
 
-/// With what an objective is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Options {
-    /// The device.
-    pub device: Device,
-    /// How many threads to use on a processor; 0 is one for each of its cores.
-    pub threads: usize,
-}
-
-/// The fastest objective there is for these options.
+/// The fastest objective there is on this device. One on the processor shares its threads.
 ///
 /// # Errors
 ///
 /// If the weights lack a layer of the network, or the device cannot be used.
-pub fn open(weights: Arc<Vgg>, network: Network, options: Options) -> Result<Box<dyn Objective>> {
-    Ok(match options.device {
-        Device::Cpu => Box::new(FusedObjective::new(weights, network, options.threads)?),
+pub fn open(weights: Arc<Vgg>, network: Network, device: Device, processor: &Processor) -> Result<Box<dyn Objective>> {
+    Ok(match device {
+        Device::Cpu => Box::new(FusedObjective::new(weights, network, processor.clone())?),
         device => Box::new(ReferenceObjective::new(weights, network, &device.open()?, DType::F32)?),
     })
 }

@@ -18,8 +18,8 @@ pub use settings::Settings;
 pub use warm_start::WarmStart;
 
 use crate::{
-    Error, Result,
-    objective::{self, Losses, Objective, Options, total_variation},
+    Error, Processor, Result,
+    objective::{self, Device, Losses, Objective, total_variation},
     vgg::Vgg,
 };
 use optimizer::Schedule;
@@ -29,10 +29,11 @@ use warm_start::History;
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use gstneuralstyle::{objective::Options, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
+/// use gstneuralstyle::{Processor, objective::Device, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
 ///
 /// # fn main() -> gstneuralstyle::Result<()> {
-/// let mut stylizer = Stylizer::new(Arc::new(Vgg::built_in()?), Options::default(), Settings::default())?;
+/// let (weights, processor) = (Arc::new(Vgg::built_in()?), Processor::detect(0)?);
+/// let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, Settings::default())?;
 /// stylizer.set_style(style::load("painting.jpg")?)?;
 /// let photo = style::load("photo.jpg")?;
 /// let (painted, report) = stylizer.stylize(&photo)?;
@@ -42,7 +43,8 @@ use warm_start::History;
 /// ```
 pub struct Stylizer {
     weights: Arc<Vgg>,
-    options: Options,
+    device: Device,
+    processor: Processor,
     settings: Settings,
     objective: Box<dyn Objective>,
     style: Option<Style>,
@@ -83,12 +85,13 @@ impl Stylizer {
     /// # Errors
     ///
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
-    pub fn new(weights: Arc<Vgg>, options: Options, settings: Settings) -> Result<Self> {
+    pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let objective = objective::open(weights.clone(), settings.network(), options)?;
+        let objective = objective::open(weights.clone(), settings.network(), device, &processor)?;
         Ok(Self {
             weights,
-            options,
+            device,
+            processor,
             settings,
             objective,
             style: None,
@@ -117,7 +120,7 @@ impl Stylizer {
             network.check_size("frame", working_size(frame_size, settings.working_size))?;
         }
         if network != self.settings.network() {
-            let mut objective = objective::open(self.weights.clone(), network, self.options)?;
+            let mut objective = objective::open(self.weights.clone(), network, self.device, &self.processor)?;
             if let Some(style) = &mut self.style
                 && let Some(size) = style.working_size
             {
