@@ -61,12 +61,15 @@ pub enum WarmStart {
     #[enum_value(name = "Previous: the last stylized frame, whose paint stands still", nick = "previous")]
     Previous,
     /// See [`stylizer::WarmStart::Residual`].
-    #[default]
     #[enum_value(
         name = "Residual: the frame plus what was painted onto the last one (stylized minus content)",
         nick = "residual"
     )]
     Residual,
+    /// See [`stylizer::WarmStart::Flow`].
+    #[default]
+    #[enum_value(name = "Flow: as residual, with the paint carried along with what moves", nick = "flow")]
+    Flow,
 }
 
 impl From<WarmStart> for stylizer::WarmStart {
@@ -75,6 +78,7 @@ impl From<WarmStart> for stylizer::WarmStart {
             WarmStart::None => Self::None,
             WarmStart::Previous => Self::Previous,
             WarmStart::Residual => Self::Residual,
+            WarmStart::Flow => Self::Flow,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     vgg::Vgg,
 };
 use optimizer::Schedule;
-use warm_start::History;
+use warm_start::{History, Tracker};
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
 ///
@@ -48,6 +48,7 @@ pub struct Stylizer {
     settings: Settings,
     objective: Box<dyn Objective>,
     style: Option<Style>,
+    tracker: Tracker,
     history: Option<History>,
     frame_size: Option<(usize, usize)>,
     frames: u64,
@@ -89,6 +90,7 @@ impl Stylizer {
         settings.check()?;
         let objective = objective::open(weights.clone(), settings.network(), device, &processor)?;
         Ok(Self {
+            tracker: Tracker::new(&processor),
             weights,
             device,
             processor,
@@ -179,8 +181,8 @@ impl Stylizer {
         };
         let (mut image, mut optimizer, schedule) = match history {
             Some(history) => {
-                let start = history.start(self.settings.warm_start, &content);
-                (start, history.optimizer, Schedule::steady(&self.settings))
+                let (start, optimizer) = history.start(self.settings.warm_start, &content, &mut self.tracker);
+                (start, optimizer, Schedule::steady(&self.settings))
             }
             None => (content.clone(), Adam::new(content.data().len()), Schedule::settling(&self.settings)),
         };

@@ -27,7 +27,13 @@ impl Adam {
         Self { first_moment: vec![0.0; values], second_moment: vec![0.0; values], steps: 0 }
     }
 
-    /// Moves the image, whose values are levels of 0 to 255, by one step against the gradient: at first by `rate` levels, later by at most about that.
+    /// The running means of the gradient and of its square, for each value.
+    pub(super) fn moments_mut(&mut self) -> (&mut [f32], &mut [f32]) {
+        (&mut self.first_moment, &mut self.second_moment)
+    }
+
+    /// Moves the image, whose values are levels of 0 to 255, by one step against the gradient: at first by `rate`
+    /// levels, later by at most about that.
     pub fn step(&mut self, image: &mut [f32], gradient: &[f32], rate: f32) {
         self.steps = self.steps.saturating_add(1);
         let rate = rate / (1.0 - FIRST_DECAY.powi(self.steps));

@@ -3,7 +3,10 @@
 //! Where the optimization of a frame begins.
 
 use super::{Image, optimizer::Adam};
-use crate::Result;
+use crate::{
+    Processor, Result,
+    motion::{MotionEstimator, Warper},
+};
 
 /// What every frame but the first starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,8 +17,22 @@ pub enum WarmStart {
     Previous,
     /// The frame, with the last frame's residual, which is the difference between stylized and content, added to it.
     /// New things appear at once, and keep the paint that was in their place.
-    #[default]
     Residual,
+    /// As `Residual`, with the residual carried along with what moves, as far as the motion can be told.
+    #[default]
+    Flow,
+}
+
+/// Follows what moves.
+pub(super) struct Tracker {
+    estimator: MotionEstimator,
+    warper: Warper,
+}
+
+impl Tracker {
+    pub(super) fn new(processor: &Processor) -> Self {
+        Self { estimator: MotionEstimator::new(processor.clone()), warper: Warper::new(processor.clone()) }
+    }
 }
 
 /// What one frame leaves to the next.
@@ -26,20 +43,50 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The image to start from, given the new frame's content.
-    pub(super) fn start(&self, warm_start: WarmStart, content: &Image) -> Image {
-        match warm_start {
-            WarmStart::None => content.clone(),
-            WarmStart::Previous => self.stylized.clone(),
-            WarmStart::Residual => {
-                let mut start = content.clone();
-                let residual = self.stylized.data().iter().zip(self.content.data());
-                for (value, (stylized, content)) in start.data_mut().iter_mut().zip(residual) {
-                    *value = (*value + stylized - content).clamp(0.0, 255.0);
-                }
-                start
+    /// The image to start from, given the new frame's content, and the optimizer to go on with.
+    pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> (Image, Adam) {
+        let mut start = match warm_start {
+            WarmStart::None => return (content.clone(), self.optimizer),
+            WarmStart::Previous => return (self.stylized, self.optimizer),
+            WarmStart::Residual => self.residual(),
+            WarmStart::Flow => self.moved_residual(content, tracker),
+        };
+        for (value, content) in start.data_mut().iter_mut().zip(content.data()) {
+            *value = (*value + content).clamp(0.0, 255.0);
+        }
+        (start, self.optimizer)
+    }
+
+    /// What was painted onto the last frame.
+    fn residual(&self) -> Image {
+        let mut residual = self.stylized.clone();
+        residual.data_mut().iter_mut().zip(self.content.data()).for_each(|(value, content)| *value -= content);
+        residual
+    }
+
+    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments.
+    ///
+    /// Where the motion is unknown the residual stays where it is: paint that belongs to something else is nearer to
+    /// paint than no paint. The moments tell of other things there and are cleared.
+    fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> Image {
+        let standing = self.residual();
+        let mut residual = standing.clone();
+        let motion = tracker.estimator.between(&self.content, content);
+        let (first, second) = self.optimizer.moments_mut();
+        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first, second]);
+
+        let pixels = motion.trust.len();
+        let each = residual.data_mut().chunks_exact_mut(pixels).zip(standing.data().chunks_exact(pixels));
+        let moments = first.chunks_exact_mut(pixels).zip(second.chunks_exact_mut(pixels));
+        for ((residual, standing), (first, second)) in each.zip(moments) {
+            for (n, trust) in motion.trust.iter().enumerate() {
+                residual[n] = standing[n] + trust * (residual[n] - standing[n]);
+                first[n] *= trust;
+                // The warp goes a little below the smallest value near an edge.
+                second[n] = (second[n] * trust).max(0.0);
             }
         }
+        residual
     }
 
     /// The same history at another working size.
@@ -56,18 +103,59 @@ impl History {
 mod tests {
     use super::*;
 
+    /// Coarse and fine waves, `x` pixels further to the right.
+    fn waves(width: usize, height: usize, x: f32) -> Image {
+        let values = (0..3 * width * height).map(|n| {
+            let (i, j) = ((n % width) as f32 - x, (n / width) as f32);
+            128.0 + 50.0 * (0.21 * i + 0.13 * j).sin() + 40.0 * (0.5 * i - 0.37 * j).cos()
+        });
+        Image::from_planes(width, height, values.collect()).unwrap()
+    }
+
+    fn history(content: Image, stylized: Image) -> History {
+        let optimizer = Adam::new(content.data().len());
+        History { content, stylized, optimizer }
+    }
+
     #[test]
     fn each_start_is_what_it_says() {
-        let history = History {
-            content: Image::filled(2, 2, 100.0),
-            stylized: Image::filled(2, 2, 130.0),
-            optimizer: Adam::new(12),
+        let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
+        let mut start = |warm_start, content: &Image| {
+            let history = history(Image::filled(32, 32, 100.0), Image::filled(32, 32, 130.0));
+            history.start(warm_start, content, &mut tracker).0
         };
-        let content = Image::filled(2, 2, 50.0);
-        assert_eq!(history.start(WarmStart::None, &content), content);
-        assert_eq!(history.start(WarmStart::Previous, &content), Image::filled(2, 2, 130.0));
-        assert_eq!(history.start(WarmStart::Residual, &content), Image::filled(2, 2, 80.0));
-        let bright = Image::filled(2, 2, 240.0);
-        assert_eq!(history.start(WarmStart::Residual, &bright), Image::filled(2, 2, 255.0));
+        let content = Image::filled(32, 32, 50.0);
+        assert_eq!(start(WarmStart::None, &content), content);
+        assert_eq!(start(WarmStart::Previous, &content), Image::filled(32, 32, 130.0));
+        for warm_start in [WarmStart::Residual, WarmStart::Flow] {
+            assert_eq!(start(warm_start, &content), Image::filled(32, 32, 80.0));
+            let bright = Image::filled(32, 32, 240.0);
+            assert_eq!(start(warm_start, &bright), Image::filled(32, 32, 255.0));
+        }
+    }
+
+    #[test]
+    fn paint_moves_with_what_it_was_painted_on() {
+        const SHIFT: f32 = 3.0;
+        let (width, height) = (96, 64);
+        let mut stylized = waves(width, height, 0.0);
+        // A stripe of paint.
+        let painted = |n: usize| (40..44).contains(&(n % width));
+        stylized.data_mut().iter_mut().enumerate().filter(|(n, _)| painted(*n)).for_each(|(_, value)| *value += 30.0);
+        let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
+        let content = waves(width, height, SHIFT);
+        let mut history = history(waves(width, height, 0.0), stylized);
+        let (first, second) = history.optimizer.moments_mut();
+        first.fill(1.0);
+        second.fill(1.0);
+        let (start, mut optimizer) = history.start(WarmStart::Flow, &content, &mut tracker);
+        let row = height / 2 * width;
+        let paint = |column: usize| start.data()[row + column] - content.data()[row + column];
+        assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));
+        assert!(paint(40).abs() < 3.0, "{}", paint(40));
+        // What came into the picture at the left has no history.
+        let (first, second) = optimizer.moments_mut();
+        assert_eq!((first[row], second[row]), (0.0, 0.0));
+        assert!((first[row + 44] - 1.0).abs() < 1e-3);
     }
 }
