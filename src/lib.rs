@@ -11,9 +11,11 @@
 //! content-weight * |F(x) - F(c)|^2 / |F(c)|^2
 //! + style-weight * mean over layers of |G(x) - G(s)|^2 / |G(s)|^2
 //! + tv-weight * total variation of x
+//! + temporal-weight * mean of trust * (x - warped)^2
 //! ```
 //!
-//! where c is the frame and s the style image, F are feature maps of VGG16 and G their Gram matrices. Each frame
+//! where c is the frame, s the style image and warped the last painted frame, moved by the optical flow to where things
+//! are now and trusted where that is known; F are feature maps of VGG16 and G their Gram matrices. Each frame
 //! starts from the painted one before it, so that a few steps are enough.
 
 mod element;

@@ -348,7 +348,13 @@ fn messages_are_posted_on_demand() {
     let number = |field: &str| stats.get::<f64>(field).unwrap();
     assert!(number("content") >= 0.0 && number("style") > 0.0 && number("milliseconds") > 0.0);
     assert!(
-        (number("loss") - number("content") - 10.0 * number("style") - 3.0 * number("total-variation")).abs() < 1e-6
+        (number("loss")
+            - number("content")
+            - 10.0 * number("style")
+            - 3.0 * number("total-variation")
+            - 30.0 * number("temporal"))
+        .abs()
+            < 1e-6
     );
 }
 

@@ -262,6 +262,7 @@ fn stats(report: Option<Report>) -> gst::Structure {
             .field("content", report.losses.content)
             .field("style", report.losses.style)
             .field("total-variation", report.total_variation)
+            .field("temporal", report.temporal)
             .field("loss", report.loss)
             .field("milliseconds", report.duration.as_secs_f64() * 1e3)
             .field("style-updates", report.style_updates)

@@ -98,6 +98,7 @@ impl Properties {
             "content-weight" => self.numbers.content_weight = read(value),
             "style-weight" => self.numbers.style_weight = read(value),
             "tv-weight" => self.numbers.tv_weight = read(value),
+            "temporal-weight" => self.numbers.temporal_weight = read(value),
             "learning-rate" => self.numbers.learning_rate = read(value),
             "iterations" => self.numbers.iterations = read(value),
             "first-iterations" => self.numbers.first_iterations = read(value),
@@ -121,6 +122,7 @@ impl Properties {
             "content-weight" => self.numbers.content_weight.to_value(),
             "style-weight" => self.numbers.style_weight.to_value(),
             "tv-weight" => self.numbers.tv_weight.to_value(),
+            "temporal-weight" => self.numbers.temporal_weight.to_value(),
             "learning-rate" => self.numbers.learning_rate.to_value(),
             "iterations" => self.numbers.iterations.to_value(),
             "first-iterations" => self.numbers.first_iterations.to_value(),
@@ -157,6 +159,12 @@ impl Properties {
                 "Total variation weight",
                 "How much the total variation counts: more makes smoother paint, 0 turns it off",
                 numbers.tv_weight,
+            ),
+            weight(
+                "temporal-weight",
+                "Temporal weight",
+                "How much the temporal loss counts with warm-start=flow: more makes calmer paint, 0 turns it off",
+                numbers.temporal_weight,
             ),
             glib::ParamSpecDouble::builder("learning-rate")
                 .nick("Learning rate")
@@ -248,8 +256,8 @@ impl Properties {
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
                 .blurb(
-                    "Of the last frame: frame, its number from 0; iterations; the losses content, style and \
-                     total-variation; loss, their weighted sum; milliseconds; style-updates, how often the \
+                    "Of the last frame: frame, its number from 0; iterations; the losses content, style, \
+                     total-variation and temporal; loss, their weighted sum; milliseconds; style-updates, how often the \
                      Gram matrices of the style were computed since the start. No fields before the first frame",
                 )
                 .read_only()

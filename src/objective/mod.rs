@@ -5,6 +5,7 @@
 
 mod fused;
 mod reference;
+mod temporal;
 mod total_variation;
 
 use std::{str::FromStr, sync::Arc};
@@ -19,6 +20,7 @@ use crate::{
 
 pub use fused::FusedObjective;
 pub use reference::ReferenceObjective;
+pub use temporal::{TemporalTarget, temporal};
 pub use total_variation::total_variation;
 
 /// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.

@@ -19,11 +19,11 @@ pub use warm_start::WarmStart;
 
 use crate::{
     Error, Processor, Result,
-    objective::{self, Device, Losses, Objective, total_variation},
+    objective::{self, Device, Losses, Objective, TemporalTarget, temporal, total_variation},
     vgg::Vgg,
 };
 use optimizer::Schedule;
-use warm_start::{History, Tracker};
+use warm_start::{History, Start, Tracker};
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
 ///
@@ -61,6 +61,14 @@ struct Style {
     working_size: Option<(usize, usize)>,
 }
 
+/// What the optimization minimizes, before it is weighted and summed.
+#[derive(Default)]
+struct Terms {
+    losses: Losses,
+    total_variation: f64,
+    temporal: f64,
+}
+
 /// What was done to a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
@@ -72,6 +80,8 @@ pub struct Report {
     pub losses: Losses,
     /// The total variation before the last step, as [`total_variation`] defines it.
     pub total_variation: f64,
+    /// The temporal loss before the last step, as [`temporal`] defines it.
+    pub temporal: f64,
     /// The weighted sum of all of them, which is what the optimization minimizes.
     pub loss: f64,
     /// How long the frame took.
@@ -179,26 +189,33 @@ impl Stylizer {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
             history => history,
         };
-        let (mut image, mut optimizer, schedule) = match history {
+        let (start, schedule) = match history {
             Some(history) => {
-                let (start, optimizer) = history.start(self.settings.warm_start, &content, &mut self.tracker);
-                (start, optimizer, Schedule::steady(&self.settings))
+                let start = history.start(self.settings.warm_start, &content, &mut self.tracker);
+                (start, Schedule::steady(&self.settings))
             }
-            None => (content.clone(), Adam::new(content.data().len()), Schedule::settling(&self.settings)),
+            None => {
+                let optimizer = Adam::new(content.data().len());
+                (Start { image: content.clone(), optimizer, trust: None }, Schedule::settling(&self.settings))
+            }
         };
-        let (losses, total_variation) = self.optimize(&mut image, &mut optimizer, schedule)?;
+        let Start { mut image, mut optimizer, trust } = start;
+        let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
+        let terms = self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule)?;
         let painted = compose(frame, &content, &image, self.settings.strength)?;
         self.history = Some(History { content, stylized: image, optimizer });
 
-        let weights = self.settings.loss_weights();
+        let settings = &self.settings;
         let report = Report {
             frame: self.frames,
             iterations: schedule.iterations,
-            losses,
-            total_variation,
-            loss: weights.content * losses.content
-                + weights.style * losses.style
-                + self.settings.tv_weight * total_variation,
+            losses: terms.losses,
+            total_variation: terms.total_variation,
+            temporal: terms.temporal,
+            loss: settings.content_weight * terms.losses.content
+                + settings.style_weight * terms.losses.style
+                + settings.tv_weight * terms.total_variation
+                + settings.temporal_weight * terms.temporal,
             duration: started.elapsed(),
             style_updates: self.style_updates,
         };
@@ -218,13 +235,22 @@ impl Stylizer {
     }
 
     /// Takes the steps and returns the losses before the last one.
-    fn optimize(&mut self, image: &mut Image, optimizer: &mut Adam, schedule: Schedule) -> Result<(Losses, f64)> {
+    fn optimize(
+        &mut self,
+        image: &mut Image,
+        optimizer: &mut Adam,
+        target: Option<&TemporalTarget>,
+        schedule: Schedule,
+    ) -> Result<Terms> {
         let settings = &self.settings;
         let mut gradient = Image::filled(image.width(), image.height(), 0.0);
-        let mut last = (Losses::default(), 0.0);
+        let mut last = Terms::default();
         for iteration in 0..schedule.iterations {
             let losses = self.objective.evaluate(image, settings.loss_weights(), &mut gradient)?;
-            last = (losses, total_variation(image, settings.tv_weight, &mut gradient));
+            let total_variation = total_variation(image, settings.tv_weight, &mut gradient);
+            let temporal =
+                target.map_or(0.0, |target| temporal(image, target, settings.temporal_weight, &mut gradient));
+            last = Terms { losses, total_variation, temporal };
             optimizer.step(image.data_mut(), gradient.data(), schedule.rate(iteration));
         }
         Ok(last)

@@ -18,6 +18,8 @@ pub struct Settings {
     pub style_weight: f64,
     /// How much the total variation counts. Range [`Settings::WEIGHTS`].
     pub tv_weight: f64,
+    /// How much the temporal loss counts, which needs [`WarmStart::Flow`]. Range [`Settings::WEIGHTS`].
+    pub temporal_weight: f64,
     /// The length of a step of the optimizer, in levels of 8-bit colour. Range [`Settings::LEARNING_RATES`].
     pub learning_rate: f64,
     /// Steps for every frame but the first. Range [`Settings::ITERATIONS`].
@@ -63,6 +65,7 @@ impl Settings {
         check("content-weight", self.content_weight, Self::WEIGHTS, "between 0 and 1000000")?;
         check("style-weight", self.style_weight, Self::WEIGHTS, "between 0 and 1000000")?;
         check("tv-weight", self.tv_weight, Self::WEIGHTS, "between 0 and 1000000")?;
+        check("temporal-weight", self.temporal_weight, Self::WEIGHTS, "between 0 and 1000000")?;
         check("learning-rate", self.learning_rate, Self::LEARNING_RATES, "between 0.01 and 100")?;
         check("iterations", self.iterations, Self::ITERATIONS, "between 1 and 10000")?;
         check("first-iterations", self.first_iterations, Self::ITERATIONS, "between 1 and 10000")?;
@@ -93,6 +96,7 @@ impl Default for Settings {
             content_weight: 1.0,
             style_weight: 10.0,
             tv_weight: 3.0,
+            temporal_weight: 30.0,
             learning_rate: 8.0,
             iterations: 3,
             first_iterations: 60,
@@ -129,6 +133,7 @@ mod tests {
         assert!(message(|s| s.style_weight = f64::NAN).starts_with("style-weight is NaN"));
         assert!(message(|s| s.content_weight = -1.0).starts_with("content-weight is -1"));
         assert!(message(|s| s.tv_weight = f64::INFINITY).starts_with("tv-weight is inf"));
+        assert!(message(|s| s.temporal_weight = -1.0).starts_with("temporal-weight is -1"));
         assert!(message(|s| s.learning_rate = 0.0).starts_with("learning-rate is 0"));
         assert!(message(|s| s.iterations = 0).starts_with("iterations is 0"));
         assert!(message(|s| s.first_iterations = 10_001).starts_with("first-iterations is 10001"));

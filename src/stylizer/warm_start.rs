@@ -35,6 +35,14 @@ impl Tracker {
     }
 }
 
+/// Where the optimization of a frame begins.
+pub(super) struct Start {
+    pub(super) image: Image,
+    pub(super) optimizer: Adam,
+    /// For each pixel how far the image is the last one, moved: 1 fully, 0 not at all; `None` if nobody knows.
+    pub(super) trust: Option<Vec<f32>>,
+}
+
 /// What one frame leaves to the next.
 pub(super) struct History {
     pub(super) content: Image,
@@ -43,18 +51,23 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The image to start from, given the new frame's content, and the optimizer to go on with.
-    pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> (Image, Adam) {
-        let mut start = match warm_start {
-            WarmStart::None => return (content.clone(), self.optimizer),
-            WarmStart::Previous => return (self.stylized, self.optimizer),
+    /// Where to start, given the new frame's content.
+    pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> Start {
+        let mut trust = None;
+        let mut image = match warm_start {
+            WarmStart::None => return Start { image: content.clone(), optimizer: self.optimizer, trust: None },
+            WarmStart::Previous => return Start { image: self.stylized, optimizer: self.optimizer, trust: None },
             WarmStart::Residual => self.residual(),
-            WarmStart::Flow => self.moved_residual(content, tracker),
+            WarmStart::Flow => {
+                let (residual, trusted) = self.moved_residual(content, tracker);
+                trust = Some(trusted);
+                residual
+            }
         };
-        for (value, content) in start.data_mut().iter_mut().zip(content.data()) {
+        for (value, content) in image.data_mut().iter_mut().zip(content.data()) {
             *value = (*value + content).clamp(0.0, 255.0);
         }
-        (start, self.optimizer)
+        Start { image, optimizer: self.optimizer, trust }
     }
 
     /// What was painted onto the last frame.
@@ -64,12 +77,13 @@ impl History {
         residual
     }
 
-    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments.
+    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments;
+    /// and how far to trust each pixel of it.
     ///
     /// Where the motion is unknown the residual stays where it is: paint that belongs to something else is nearer to
     /// paint than no paint. The first moment points to where the last thing there had to go and is cleared. The second
     /// tells how steep it is around there: without it, the next steps would be twice as long as any other.
-    fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> Image {
+    fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> (Image, Vec<f32>) {
         let standing = self.residual();
         let mut residual = standing.clone();
         let motion = tracker.estimator.between(&self.content, content);
@@ -87,7 +101,7 @@ impl History {
                 second[n] = second[n].max(0.0);
             }
         }
-        residual
+        (residual, motion.trust.clone())
     }
 
     /// The same history at another working size.
@@ -123,7 +137,7 @@ mod tests {
         let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
         let mut start = |warm_start, content: &Image| {
             let history = history(Image::filled(32, 32, 100.0), Image::filled(32, 32, 130.0));
-            history.start(warm_start, content, &mut tracker).0
+            history.start(warm_start, content, &mut tracker).image
         };
         let content = Image::filled(32, 32, 50.0);
         assert_eq!(start(WarmStart::None, &content), content);
@@ -149,14 +163,16 @@ mod tests {
         let (first, second) = history.optimizer.moments_mut();
         first.fill(1.0);
         second.fill(1.0);
-        let (start, mut optimizer) = history.start(WarmStart::Flow, &content, &mut tracker);
+        let Start { image, mut optimizer, trust } = history.start(WarmStart::Flow, &content, &mut tracker);
         let row = height / 2 * width;
-        let paint = |column: usize| start.data()[row + column] - content.data()[row + column];
+        let paint = |column: usize| image.data()[row + column] - content.data()[row + column];
         assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));
         assert!(paint(40).abs() < 3.0, "{}", paint(40));
         // What came into the picture at the left has no history.
         let (first, second) = optimizer.moments_mut();
-        assert_eq!(first[row], 0.0);
+        let trust = trust.unwrap();
+        assert_eq!((trust[row], first[row]), (0.0, 0.0));
+        assert_eq!(trust[row + 44], 1.0);
         assert!((first[row + 44] - 1.0).abs() < 1e-3);
         assert!(second.iter().all(|value| (value - 1.0).abs() < 1e-3));
     }
