@@ -80,27 +80,20 @@ impl History {
     /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments;
     /// and how far to trust each pixel of it.
     ///
-    /// Where the motion is unknown the residual stays where it is: paint that belongs to something else is nearer to
-    /// paint than no paint. The first moment points to where the last thing there had to go and is cleared. The second
-    /// tells how steep it is around there: without it, the next steps would be twice as long as any other.
+    /// Where the motion is not to be trusted the residual follows it all the same: most of it is right, only unproven,
+    /// and any paint is nearer to the right one than no paint. The first moment points to where the last thing there had
+    /// to go and is cleared. The second tells how steep it is around there: without it, the next steps would be twice as
+    /// long as any other.
     fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> (Image, Vec<f32>) {
-        let standing = self.residual();
-        let mut residual = standing.clone();
+        let mut residual = self.residual();
         let motion = tracker.estimator.between(&self.content, content);
         let (first, second) = self.optimizer.moments_mut();
         tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first, second]);
-
-        let pixels = motion.trust.len();
-        let each = residual.data_mut().chunks_exact_mut(pixels).zip(standing.data().chunks_exact(pixels));
-        let moments = first.chunks_exact_mut(pixels).zip(second.chunks_exact_mut(pixels));
-        for ((residual, standing), (first, second)) in each.zip(moments) {
-            for (n, trust) in motion.trust.iter().enumerate() {
-                residual[n] = standing[n] + trust * (residual[n] - standing[n]);
-                first[n] *= trust;
-                // The warp goes a little below the smallest value near an edge.
-                second[n] = second[n].max(0.0);
-            }
+        for plane in first.chunks_exact_mut(motion.trust.len()) {
+            plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
+        // The warp goes a little below the smallest value near an edge.
+        second.iter_mut().for_each(|value| *value = value.max(0.0));
         (residual, motion.trust.clone())
     }
 
