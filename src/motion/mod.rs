@@ -43,6 +43,14 @@ impl Flow {
         Self { width, height, x: vec![0.0; width * height], y: vec![0.0; width * height] }
     }
 
+    /// How far the pixel of this number was outside of the frame: 0 inside, 1 from two pixels beyond its edge on.
+    pub(crate) fn share_outside(&self, pixel: usize) -> f32 {
+        let beyond = |at: f32, length: usize| (-at).max(at - (length - 1) as f32);
+        let (i, j) = ((pixel % self.width) as f32, (pixel / self.width) as f32);
+        let beyond = beyond(i + self.x[pixel], self.width).max(beyond(j + self.y[pixel], self.height));
+        (0.5 * beyond).clamp(0.0, 1.0)
+    }
+
     fn resize(&mut self, (width, height): (usize, usize)) {
         (self.width, self.height) = (width, height);
         self.x.resize(width * height, 0.0);

@@ -80,16 +80,24 @@ impl History {
     /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments;
     /// and how far to trust each pixel of it.
     ///
-    /// Where the motion is not to be trusted the residual follows it all the same: most of it is right, only unproven,
-    /// and any paint is nearer to the right one than no paint. The first moment points to where the last thing there had
-    /// to go and is cleared. The second tells how steep it is around there: without it, the next steps would be twice as
-    /// long as any other.
+    /// What comes into the picture takes the paint that is at its place, as there is none to follow. Elsewhere the
+    /// residual follows the motion even if that is not to be trusted: most of it is right, only unproven, and any paint
+    /// is nearer to the right one than no paint. The first moment points to where the last thing there had to go and is
+    /// cleared. The second tells how steep it is around there: without it, the next steps would be twice as long as any
+    /// other.
     fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> (Image, Vec<f32>) {
-        let mut residual = self.residual();
+        let standing = self.residual();
+        let mut residual = standing.clone();
         let motion = tracker.estimator.between(&self.content, content);
         let (first, second) = self.optimizer.moments_mut();
         tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first, second]);
-        for plane in first.chunks_exact_mut(motion.trust.len()) {
+        let pixels = motion.trust.len();
+        for (plane, standing) in residual.data_mut().chunks_exact_mut(pixels).zip(standing.planes()) {
+            for (n, (value, standing)) in plane.iter_mut().zip(standing).enumerate() {
+                *value += motion.flow.share_outside(n) * (standing - *value);
+            }
+        }
+        for plane in first.chunks_exact_mut(pixels) {
             plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
         // The warp goes a little below the smallest value near an edge.
