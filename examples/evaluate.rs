@@ -115,12 +115,12 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
 
     let mut image = noise(width, height, 3)?;
     let mut gradient = Image::filled(width, height, 0.0);
-    let mut adam = Adam::new(image.data().len());
+    let mut adam = Adam::new(width * height);
     let mut times = Vec::with_capacity(WARM_UP + MEASURED);
     for _ in 0..WARM_UP + MEASURED {
         let started = Instant::now();
         objective.evaluate(&image, weights, &mut gradient)?;
-        adam.step(image.data_mut(), gradient.data(), settings.learning_rate as f32);
+        adam.step(image.data_mut(), gradient.data(), |_| settings.learning_rate as f32);
         times.push(started.elapsed());
     }
     Ok(json!({

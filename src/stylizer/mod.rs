@@ -192,11 +192,11 @@ impl Stylizer {
         let (start, schedule) = match history {
             Some(history) => {
                 let start = history.start(self.settings.warm_start, &content, &mut self.tracker);
-                (start, Schedule::steady(&self.settings))
+                (start, Schedule::following(&self.settings))
             }
             None => {
-                let optimizer = Adam::new(content.data().len());
-                (Start { image: content.clone(), optimizer, trust: None }, Schedule::settling(&self.settings))
+                let optimizer = Adam::new(size.0 * size.1);
+                (Start { image: content.clone(), optimizer, trust: None }, Schedule::first(&self.settings))
             }
         };
         let Start { mut image, mut optimizer, trust } = start;

@@ -2,7 +2,10 @@
 
 //! Where the optimization of a frame begins.
 
-use super::{Image, optimizer::Adam};
+use super::{
+    Image,
+    optimizer::{Adam, Memory},
+};
 use crate::{
     Processor, Result,
     motion::{MotionEstimator, Warper},
@@ -53,6 +56,10 @@ pub(super) struct History {
 impl History {
     /// Where to start, given the new frame's content.
     pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> Start {
+        if warm_start != WarmStart::Flow {
+            // Nobody knows where there is something new.
+            self.optimizer.memory().age.fill(0.0);
+        }
         let mut trust = None;
         let mut image = match warm_start {
             WarmStart::None => return Start { image: content.clone(), optimizer: self.optimizer, trust: None },
@@ -83,25 +90,25 @@ impl History {
     /// What comes into the picture takes the paint that is at its place, as there is none to follow. Elsewhere the
     /// residual follows the motion even if that is not to be trusted: most of it is right, only unproven, and any paint
     /// is nearer to the right one than no paint. The first moment points to where the last thing there had to go and is
-    /// cleared. The second tells how steep it is around there: without it, the next steps would be twice as long as any
-    /// other.
+    /// cleared, and the paint counts as new. The second tells how steep it is around there: without it, the next steps
+    /// would be twice as long as any other.
     fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> (Image, Vec<f32>) {
         let standing = self.residual();
         let mut residual = standing.clone();
         let motion = tracker.estimator.between(&self.content, content);
-        let (first, second) = self.optimizer.moments_mut();
-        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first, second]);
+        let Memory { first_moment, second_moment, age } = self.optimizer.memory();
+        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, age]);
         let pixels = motion.trust.len();
         for (plane, standing) in residual.data_mut().chunks_exact_mut(pixels).zip(standing.planes()) {
             for (n, (value, standing)) in plane.iter_mut().zip(standing).enumerate() {
                 *value += motion.flow.share_outside(n) * (standing - *value);
             }
         }
-        for plane in first.chunks_exact_mut(pixels) {
+        for plane in first_moment.chunks_exact_mut(pixels).chain([&mut *age]) {
             plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
         // The warp goes a little below the smallest value near an edge.
-        second.iter_mut().for_each(|value| *value = value.max(0.0));
+        second_moment.iter_mut().chain(age).for_each(|value| *value = value.max(0.0));
         (residual, motion.trust.clone())
     }
 
@@ -110,7 +117,7 @@ impl History {
         Ok(Self {
             content: self.content.resized(width, height)?,
             stylized: self.stylized.resized(width, height)?,
-            optimizer: Adam::new(3 * width * height),
+            optimizer: Adam::new(width * height),
         })
     }
 }
@@ -129,7 +136,7 @@ mod tests {
     }
 
     fn history(content: Image, stylized: Image) -> History {
-        let optimizer = Adam::new(content.data().len());
+        let optimizer = Adam::new(content.width() * content.height());
         History { content, stylized, optimizer }
     }
 
@@ -161,18 +168,17 @@ mod tests {
         let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
         let content = waves(width, height, SHIFT);
         let mut history = history(waves(width, height, 0.0), stylized);
-        let (first, second) = history.optimizer.moments_mut();
-        first.fill(1.0);
-        second.fill(1.0);
+        let Memory { first_moment, second_moment, age } = history.optimizer.memory();
+        [first_moment, second_moment, age].into_iter().for_each(|values| values.fill(1.0));
         let Start { image, mut optimizer, trust } = history.start(WarmStart::Flow, &content, &mut tracker);
         let row = height / 2 * width;
         let paint = |column: usize| image.data()[row + column] - content.data()[row + column];
         assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));
         assert!(paint(40).abs() < 3.0, "{}", paint(40));
         // What came into the picture at the left has no history.
-        let (first, second) = optimizer.moments_mut();
+        let Memory { first_moment: first, second_moment: second, age } = optimizer.memory();
         let trust = trust.unwrap();
-        assert_eq!((trust[row], first[row]), (0.0, 0.0));
+        assert_eq!((trust[row], first[row], age[row]), (0.0, 0.0, 0.0));
         assert_eq!(trust[row + 44], 1.0);
         assert!((first[row + 44] - 1.0).abs() < 1e-3);
         assert!(second.iter().all(|value| (value - 1.0).abs() < 1e-3));
