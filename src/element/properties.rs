@@ -168,7 +168,7 @@ impl Properties {
             ),
             glib::ParamSpecDouble::builder("learning-rate")
                 .nick("Learning rate")
-                .blurb("Length of a step of the optimizer, in levels of 8-bit colour")
+                .blurb("Length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, old paint shorter ones")
                 .minimum(*Settings::LEARNING_RATES.start())
                 .maximum(*Settings::LEARNING_RATES.end())
                 .default_value(numbers.learning_rate)

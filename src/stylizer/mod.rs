@@ -194,10 +194,7 @@ impl Stylizer {
                 let start = history.start(self.settings.warm_start, &content, &mut self.tracker);
                 (start, Schedule::following(&self.settings))
             }
-            None => {
-                let optimizer = Adam::new(size.0 * size.1);
-                (Start { image: content.clone(), optimizer, trust: None }, Schedule::first(&self.settings))
-            }
+            None => (Start::from(content.clone()), Schedule::first(&self.settings)),
         };
         let Start { mut image, mut optimizer, trust } = start;
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });

@@ -20,7 +20,8 @@ pub struct Settings {
     pub tv_weight: f64,
     /// How much the temporal loss counts, which needs [`WarmStart::Flow`]. Range [`Settings::WEIGHTS`].
     pub temporal_weight: f64,
-    /// The length of a step of the optimizer, in levels of 8-bit colour. Range [`Settings::LEARNING_RATES`].
+    /// The length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, old paint
+    /// shorter ones. Range [`Settings::LEARNING_RATES`].
     pub learning_rate: f64,
     /// Steps for every frame but the first. Range [`Settings::ITERATIONS`].
     pub iterations: u32,

@@ -46,6 +46,14 @@ pub(super) struct Start {
     pub(super) trust: Option<Vec<f32>>,
 }
 
+impl From<Image> for Start {
+    /// Nothing is painted yet on this content.
+    fn from(content: Image) -> Self {
+        let optimizer = Adam::new(content.width() * content.height());
+        Self { image: content, optimizer, trust: None }
+    }
+}
+
 /// What one frame leaves to the next.
 pub(super) struct History {
     pub(super) content: Image,
@@ -56,13 +64,9 @@ pub(super) struct History {
 impl History {
     /// Where to start, given the new frame's content.
     pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> Start {
-        if warm_start != WarmStart::Flow {
-            // Nobody knows where there is something new.
-            self.optimizer.memory().age.fill(0.0);
-        }
         let mut trust = None;
         let mut image = match warm_start {
-            WarmStart::None => return Start { image: content.clone(), optimizer: self.optimizer, trust: None },
+            WarmStart::None => return Start::from(content.clone()),
             WarmStart::Previous => return Start { image: self.stylized, optimizer: self.optimizer, trust: None },
             WarmStart::Residual => self.residual(),
             WarmStart::Flow => {
@@ -96,19 +100,22 @@ impl History {
         let standing = self.residual();
         let mut residual = standing.clone();
         let motion = tracker.estimator.between(&self.content, content);
-        let Memory { first_moment, second_moment, age } = self.optimizer.memory();
-        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, age]);
+        let Memory { first_moment, second_moment, freshness } = self.optimizer.memory();
+        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, freshness]);
         let pixels = motion.trust.len();
         for (plane, standing) in residual.data_mut().chunks_exact_mut(pixels).zip(standing.planes()) {
             for (n, (value, standing)) in plane.iter_mut().zip(standing).enumerate() {
                 *value += motion.flow.share_outside(n) * (standing - *value);
             }
         }
-        for plane in first_moment.chunks_exact_mut(pixels).chain([&mut *age]) {
+        for plane in first_moment.chunks_exact_mut(pixels) {
             plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
-        // The warp goes a little below the smallest value near an edge.
-        second_moment.iter_mut().chain(age).for_each(|value| *value = value.max(0.0));
+        // Near an edge the warp goes a little beyond the smallest and the largest value.
+        second_moment.iter_mut().for_each(|value| *value = value.max(0.0));
+        for (freshness, trust) in freshness.iter_mut().zip(&motion.trust) {
+            *freshness = 1.0 - trust * (1.0 - freshness.clamp(0.0, 1.0));
+        }
         (residual, motion.trust.clone())
     }
 
@@ -168,19 +175,22 @@ mod tests {
         let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
         let content = waves(width, height, SHIFT);
         let mut history = history(waves(width, height, 0.0), stylized);
-        let Memory { first_moment, second_moment, age } = history.optimizer.memory();
-        [first_moment, second_moment, age].into_iter().for_each(|values| values.fill(1.0));
+        let Memory { first_moment, second_moment, freshness } = history.optimizer.memory();
+        first_moment.fill(1.0);
+        second_moment.fill(1.0);
+        freshness.fill(0.25);
         let Start { image, mut optimizer, trust } = history.start(WarmStart::Flow, &content, &mut tracker);
         let row = height / 2 * width;
         let paint = |column: usize| image.data()[row + column] - content.data()[row + column];
         assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));
         assert!(paint(40).abs() < 3.0, "{}", paint(40));
         // What came into the picture at the left has no history.
-        let Memory { first_moment: first, second_moment: second, age } = optimizer.memory();
+        let Memory { first_moment: first, second_moment: second, freshness } = optimizer.memory();
         let trust = trust.unwrap();
-        assert_eq!((trust[row], first[row], age[row]), (0.0, 0.0, 0.0));
+        assert_eq!((trust[row], first[row], freshness[row]), (0.0, 0.0, 1.0));
         assert_eq!(trust[row + 44], 1.0);
         assert!((first[row + 44] - 1.0).abs() < 1e-3);
+        assert!((freshness[row + 44] - 0.25).abs() < 1e-3);
         assert!(second.iter().all(|value| (value - 1.0).abs() < 1e-3));
     }
 }
