@@ -174,7 +174,7 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
     std::fs::create_dir_all(out)?;
     let processor = Processor::detect(threads)?;
     let mut estimator = MotionEstimator::new(processor.clone());
-    let (mut times, mut last) = (Vec::new(), None::<Image>);
+    let (mut times, mut novelty, mut last) = (Vec::new(), Vec::new(), None::<Image>);
     read_clip(clip, &mut |frame| {
         if let Some(last) = last.take() {
             if last.size() != frame.size() {
@@ -183,6 +183,7 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
             let started = Instant::now();
             let motion = estimator.between(&last, &frame);
             times.push(started.elapsed());
+            novelty.push((1e3 * motion.novelty).round() / 1e3);
             write_motion(motion, out, times.len())?;
         }
         last = Some(frame);
@@ -193,6 +194,7 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
     }
     Ok(json!({
         "flows": times.len(),
+        "novelty": novelty,
         "ms_per_flow": percentile(&mut times, 0.5),
         "ms_per_flow_p95": percentile(&mut times, 0.95),
         "kernel": processor.name(),

@@ -186,3 +186,34 @@ fn neither_threads_nor_earlier_frames_change_a_bit() {
         }
     }
 }
+
+#[test]
+fn only_another_scene_is_novel() {
+    let frame = |level: &dyn Fn(f32, f32) -> f32| image((WIDTH, HEIGHT), level);
+    let other = |x: f32, y: f32| level(400.0 - y, 1.3 * x);
+    let novelty = |last: &Image, new: &Image| motion(last, new).novelty;
+    let last = frame(&level);
+    for (what, new) in [
+        ("cut", frame(&other)),
+        ("to a dark scene", frame(&|x, y| 0.25 * other(x, y))),
+        ("to grey", frame(&|_, _| 128.0)),
+    ] {
+        let (there, back) = (novelty(&last, &new), novelty(&new, &last));
+        assert!(there > 0.8 && back > 0.8, "{what}: {there} {back}");
+    }
+    for (what, new) in [
+        ("still", frame(&level)),
+        ("noise", noisy(frame(&level), 1, 4.0)),
+        ("motion", frame(&|x, y| level(x + 9.0, y - 4.0))),
+        ("flash", frame(&|x, y| level(x, y) + 60.0)),
+        ("fade", frame(&|x, y| 0.7 * level(x, y))),
+        ("dissolve", frame(&|x, y| 0.8 * level(x, y) + 0.2 * other(x, y))),
+    ] {
+        let novelty = novelty(&last, &new);
+        assert!(novelty < 0.5, "{what}: {novelty}");
+    }
+    let black = frame(&|_, _| 0.0);
+    assert!(novelty(&noisy(black.clone(), 1, 2.0), &noisy(black, 2, 2.0)) < 0.1);
+    let tiny = image((17, 16), level);
+    assert!(novelty(&tiny, &image((17, 16), other)) < 1e-6);
+}

@@ -258,6 +258,7 @@ fn stats(report: Option<Report>) -> gst::Structure {
         None => builder.build(),
         Some(report) => builder
             .field("frame", report.frame)
+            .field("scene", report.scene)
             .field("iterations", report.iterations)
             .field("content", report.losses.content)
             .field("style", report.losses.style)

@@ -103,6 +103,7 @@ impl Properties {
             "iterations" => self.numbers.iterations = read(value),
             "first-iterations" => self.numbers.first_iterations = read(value),
             "working-size" => self.numbers.working_size = read(value),
+            "scene-threshold" => self.numbers.scene_threshold = read(value),
             "strength" => self.numbers.strength = read(value),
             _ => unreachable!("no property {name}"),
         }
@@ -127,6 +128,7 @@ impl Properties {
             "iterations" => self.numbers.iterations.to_value(),
             "first-iterations" => self.numbers.first_iterations.to_value(),
             "working-size" => self.numbers.working_size.to_value(),
+            "scene-threshold" => self.numbers.scene_threshold.to_value(),
             "strength" => self.numbers.strength.to_value(),
             _ => unreachable!("no property {name}"),
         }
@@ -178,7 +180,7 @@ impl Properties {
             count(
                 "first-iterations",
                 "First iterations",
-                "Optimizer steps for the first frame, and for the first after a flush, a discontinuity or new caps",
+                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, a discontinuity or new caps",
                 numbers.first_iterations,
             ),
             glib::ParamSpecUInt::builder("working-size")
@@ -189,6 +191,17 @@ impl Properties {
                 )
                 .maximum(*Settings::WORKING_SIZES.end())
                 .default_value(numbers.working_size)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecDouble::builder("scene-threshold")
+                .nick("Scene threshold")
+                .blurb(
+                    "Share of a frame's texture, 0 to 1, that must be new for a new scene to begin, which is painted as \
+                     if nothing had been before; 1 is never, and there is none with warm-start=none",
+                )
+                .minimum(0.0)
+                .maximum(1.0)
+                .default_value(numbers.scene_threshold)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecDouble::builder("strength")
@@ -256,7 +269,7 @@ impl Properties {
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
                 .blurb(
-                    "Of the last frame: frame, its number from 0; iterations; the losses content, style, \
+                    "Of the last frame: frame, its number from 0; scene, that of its scene; iterations; the losses content, style, \
                      total-variation and temporal; loss, their weighted sum; milliseconds; style-updates, how often the \
                      Gram matrices of the style were computed since the start. No fields before the first frame",
                 )

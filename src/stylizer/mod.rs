@@ -19,11 +19,12 @@ pub use warm_start::WarmStart;
 
 use crate::{
     Error, Processor, Result,
+    motion::{MotionEstimator, Warper},
     objective::{self, Device, Losses, Objective, TemporalTarget, temporal, total_variation},
     vgg::Vgg,
 };
 use optimizer::Schedule;
-use warm_start::{History, Start, Tracker};
+use warm_start::{History, Start};
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
 ///
@@ -48,10 +49,12 @@ pub struct Stylizer {
     settings: Settings,
     objective: Box<dyn Objective>,
     style: Option<Style>,
-    tracker: Tracker,
+    estimator: MotionEstimator,
+    warper: Warper,
     history: Option<History>,
     frame_size: Option<(usize, usize)>,
     frames: u64,
+    scenes: u64,
     style_updates: u64,
 }
 
@@ -74,6 +77,8 @@ struct Terms {
 pub struct Report {
     /// The number of the frame, counted from 0 since the stylizer was made.
     pub frame: u64,
+    /// The number of its scene, counted from 0 in the same way: each first frame begins a new one.
+    pub scene: u64,
     /// How many steps were taken.
     pub iterations: u32,
     /// The losses before the last step.
@@ -100,7 +105,8 @@ impl Stylizer {
         settings.check()?;
         let objective = objective::open(weights.clone(), settings.network(), device, &processor)?;
         Ok(Self {
-            tracker: Tracker::new(&processor),
+            estimator: MotionEstimator::new(processor.clone()),
+            warper: Warper::new(processor.clone()),
             weights,
             device,
             processor,
@@ -110,6 +116,7 @@ impl Stylizer {
             history: None,
             frame_size: None,
             frames: 0,
+            scenes: 0,
             style_updates: 0,
         })
     }
@@ -168,7 +175,8 @@ impl Stylizer {
         self.history = None;
     }
 
-    /// Paints a frame. A frame of another size than the one before is a first one.
+    /// Paints a frame. A frame of another size than the one before is a first one, and so is that after a scene cut: it
+    /// and what follows are painted as if nothing had been before.
     ///
     /// # Errors
     ///
@@ -189,12 +197,21 @@ impl Stylizer {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
             history => history,
         };
+        let Settings { warm_start, scene_threshold, .. } = self.settings;
+        let motion = match &history {
+            Some(history) if self.settings.need_motion() => Some(self.estimator.between(&history.content, &content)),
+            _ => None,
+        };
+        let is_cut = motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
         let (start, schedule) = match history {
-            Some(history) => {
-                let start = history.start(self.settings.warm_start, &content, &mut self.tracker);
+            Some(history) if !is_cut => {
+                let start = history.start(warm_start, &content, motion, &mut self.warper);
                 (start, Schedule::following(&self.settings))
             }
-            None => (Start::from(content.clone()), Schedule::first(&self.settings)),
+            _ => {
+                self.scenes += 1;
+                (Start::from(content.clone()), Schedule::first(&self.settings))
+            }
         };
         let Start { mut image, mut optimizer, trust } = start;
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
@@ -205,6 +222,7 @@ impl Stylizer {
         let settings = &self.settings;
         let report = Report {
             frame: self.frames,
+            scene: self.scenes - 1,
             iterations: schedule.iterations,
             losses: terms.losses,
             total_variation: terms.total_variation,

@@ -40,6 +40,9 @@ pub struct Settings {
     pub pooling: Pooling,
     /// What every frame but the first starts from.
     pub warm_start: WarmStart,
+    /// The share of a frame's texture that must be new, not to be found in the frame before, for a new scene to begin
+    /// with it; 1 is never. Not with [`WarmStart::None`].
+    pub scene_threshold: f64,
 }
 
 impl Settings {
@@ -73,6 +76,7 @@ impl Settings {
         if self.working_size != 0 {
             check("working-size", self.working_size, Self::WORKING_SIZES, "0, or between 16 and 8192")?;
         }
+        check("scene-threshold", self.scene_threshold, 0.0..=1.0, "between 0 and 1")?;
         check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
     }
 
@@ -82,6 +86,15 @@ impl Settings {
             content_layers: self.content_layers.clone(),
             style_layers: self.style_layers.clone(),
             pooling: self.pooling,
+        }
+    }
+
+    /// Whether it matters how things move from one frame to the next.
+    pub(super) fn need_motion(&self) -> bool {
+        match self.warm_start {
+            WarmStart::None => false,
+            WarmStart::Previous | WarmStart::Residual => self.scene_threshold < 1.0,
+            WarmStart::Flow => true,
         }
     }
 
@@ -107,6 +120,7 @@ impl Default for Settings {
             style_layers: layers(Self::STYLE_LAYERS),
             pooling: Pooling::default(),
             warm_start: WarmStart::default(),
+            scene_threshold: 0.77,
         }
     }
 }
@@ -139,6 +153,7 @@ mod tests {
         assert!(message(|s| s.iterations = 0).starts_with("iterations is 0"));
         assert!(message(|s| s.first_iterations = 10_001).starts_with("first-iterations is 10001"));
         assert!(message(|s| s.working_size = 15).starts_with("working-size is 15"));
+        assert!(message(|s| s.scene_threshold = -0.1).starts_with("scene-threshold is -0.1"));
         assert!(message(|s| s.strength = 1.01).starts_with("strength is 1.01"));
     }
 }

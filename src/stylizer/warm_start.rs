@@ -7,8 +7,8 @@ use super::{
     optimizer::{Adam, Memory},
 };
 use crate::{
-    Processor, Result,
-    motion::{MotionEstimator, Warper},
+    Result,
+    motion::{Motion, Warper},
 };
 
 /// What every frame but the first starts from.
@@ -24,18 +24,6 @@ pub enum WarmStart {
     /// As `Residual`, with the residual carried along with what moves, as far as the motion can be told.
     #[default]
     Flow,
-}
-
-/// Follows what moves.
-pub(super) struct Tracker {
-    estimator: MotionEstimator,
-    warper: Warper,
-}
-
-impl Tracker {
-    pub(super) fn new(processor: &Processor) -> Self {
-        Self { estimator: MotionEstimator::new(processor.clone()), warper: Warper::new(processor.clone()) }
-    }
 }
 
 /// Where the optimization of a frame begins.
@@ -62,18 +50,24 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Where to start, given the new frame's content.
-    pub(super) fn start(mut self, warm_start: WarmStart, content: &Image, tracker: &mut Tracker) -> Start {
+    /// Where to start, given the new frame's content and the motion to it. Without motion [`WarmStart::Flow`] is
+    /// [`WarmStart::Residual`].
+    pub(super) fn start(
+        mut self,
+        warm_start: WarmStart,
+        content: &Image,
+        motion: Option<&Motion>,
+        warper: &mut Warper,
+    ) -> Start {
         let mut trust = None;
-        let mut image = match warm_start {
-            WarmStart::None => return Start::from(content.clone()),
-            WarmStart::Previous => return Start { image: self.stylized, optimizer: self.optimizer, trust: None },
-            WarmStart::Residual => self.residual(),
-            WarmStart::Flow => {
-                let (residual, trusted) = self.moved_residual(content, tracker);
-                trust = Some(trusted);
-                residual
+        let mut image = match (warm_start, motion) {
+            (WarmStart::None, _) => return Start::from(content.clone()),
+            (WarmStart::Previous, _) => return Start { image: self.stylized, optimizer: self.optimizer, trust: None },
+            (WarmStart::Flow, Some(motion)) => {
+                trust = Some(motion.trust.clone());
+                self.moved_residual(motion, warper)
             }
+            (WarmStart::Residual | WarmStart::Flow, _) => self.residual(),
         };
         for (value, content) in image.data_mut().iter_mut().zip(content.data()) {
             *value = (*value + content).clamp(0.0, 255.0);
@@ -88,20 +82,18 @@ impl History {
         residual
     }
 
-    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments;
-    /// and how far to trust each pixel of it.
+    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments.
     ///
     /// What comes into the picture takes the paint that is at its place, as there is none to follow. Elsewhere the
     /// residual follows the motion even if that is not to be trusted: most of it is right, only unproven, and any paint
     /// is nearer to the right one than no paint. The first moment points to where the last thing there had to go and is
     /// cleared, and the paint counts as new. The second tells how steep it is around there: without it, the next steps
     /// would be twice as long as any other.
-    fn moved_residual(&mut self, content: &Image, tracker: &mut Tracker) -> (Image, Vec<f32>) {
+    fn moved_residual(&mut self, motion: &Motion, warper: &mut Warper) -> Image {
         let standing = self.residual();
         let mut residual = standing.clone();
-        let motion = tracker.estimator.between(&self.content, content);
         let Memory { first_moment, second_moment, freshness } = self.optimizer.memory();
-        tracker.warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, freshness]);
+        warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, freshness]);
         let pixels = motion.trust.len();
         for (plane, standing) in residual.data_mut().chunks_exact_mut(pixels).zip(standing.planes()) {
             for (n, (value, standing)) in plane.iter_mut().zip(standing).enumerate() {
@@ -116,7 +108,7 @@ impl History {
         for (freshness, trust) in freshness.iter_mut().zip(&motion.trust) {
             *freshness = 1.0 - trust * (1.0 - freshness.clamp(0.0, 1.0));
         }
-        (residual, motion.trust.clone())
+        residual
     }
 
     /// The same history at another working size.
@@ -132,6 +124,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Processor, motion::MotionEstimator};
 
     /// Coarse and fine waves, `x` pixels further to the right.
     fn waves(width: usize, height: usize, x: f32) -> Image {
@@ -147,12 +140,18 @@ mod tests {
         History { content, stylized, optimizer }
     }
 
+    fn start(history: History, warm_start: WarmStart, content: &Image) -> Start {
+        let processor = Processor::detect(1).unwrap();
+        let mut estimator = MotionEstimator::new(processor.clone());
+        let motion = estimator.between(&history.content, content);
+        history.start(warm_start, content, Some(motion), &mut Warper::new(processor))
+    }
+
     #[test]
     fn each_start_is_what_it_says() {
-        let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
-        let mut start = |warm_start, content: &Image| {
+        let start = |warm_start, content: &Image| {
             let history = history(Image::filled(32, 32, 100.0), Image::filled(32, 32, 130.0));
-            history.start(warm_start, content, &mut tracker).image
+            start(history, warm_start, content).image
         };
         let content = Image::filled(32, 32, 50.0);
         assert_eq!(start(WarmStart::None, &content), content);
@@ -172,14 +171,13 @@ mod tests {
         // A stripe of paint.
         let painted = |n: usize| (40..44).contains(&(n % width));
         stylized.data_mut().iter_mut().enumerate().filter(|(n, _)| painted(*n)).for_each(|(_, value)| *value += 30.0);
-        let mut tracker = Tracker::new(&Processor::detect(1).unwrap());
         let content = waves(width, height, SHIFT);
         let mut history = history(waves(width, height, 0.0), stylized);
         let Memory { first_moment, second_moment, freshness } = history.optimizer.memory();
         first_moment.fill(1.0);
         second_moment.fill(1.0);
         freshness.fill(0.25);
-        let Start { image, mut optimizer, trust } = history.start(WarmStart::Flow, &content, &mut tracker);
+        let Start { image, mut optimizer, trust } = start(history, WarmStart::Flow, &content);
         let row = height / 2 * width;
         let paint = |column: usize| image.data()[row + column] - content.data()[row + column];
         assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));

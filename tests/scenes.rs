@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Films of several scenes.
+
+use std::sync::Arc;
+
+use gstneuralstyle::{
+    Processor,
+    objective::Device,
+    style,
+    stylizer::{Image, Settings, Stylizer, WarmStart},
+    vgg::Vgg,
+};
+
+const WIDTH: usize = 96;
+const HEIGHT: usize = 64;
+
+/// Hills that move to the right.
+fn hills(turn: f32, frame: usize) -> Image {
+    let level = |n: usize| {
+        let (x, y) = ((n % WIDTH) as f32 - 1.5 * frame as f32, (n / WIDTH % HEIGHT) as f32);
+        let (x, y) = (x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos());
+        let bend = (0.05 * x + 0.07 * y).sin();
+        128.0 + 50.0 * (0.23 * x + 2.0 * bend).sin() + 40.0 * (0.31 * y - 0.12 * x + bend).cos()
+    };
+    Image::from_planes(WIDTH, HEIGHT, (0..3 * WIDTH * HEIGHT).map(level).collect()).unwrap()
+}
+
+fn scene(turn: f32) -> Vec<Image> {
+    (0..4).map(|frame| hills(turn, frame)).collect()
+}
+
+/// The painted frames, and the scene of each.
+fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
+    let (weights, processor) = (Arc::new(Vgg::built_in().unwrap()), Processor::detect(2).unwrap());
+    let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
+    stylizer.set_style(style::load("glass").unwrap()).unwrap();
+    let mut iterations = Vec::new();
+    let painted = film.iter().map(|frame| {
+        let (painted, report) = stylizer.stylize(frame).unwrap();
+        iterations.push(report.iterations);
+        (painted, report.scene)
+    });
+    let (painted, scenes): (Vec<_>, Vec<_>) = painted.unzip();
+    let first = |n: usize| n == 0 || scenes[n] != scenes[n - 1];
+    assert!(iterations.iter().enumerate().all(|(n, &count)| count == if first(n) { 4 } else { 1 }));
+    (painted, scenes)
+}
+
+fn settings(warm_start: WarmStart) -> Settings {
+    Settings { first_iterations: 4, iterations: 1, warm_start, ..Settings::default() }
+}
+
+#[test]
+fn a_scene_is_painted_as_if_it_were_alone() {
+    let (first, second) = (scene(0.0), scene(2.0));
+    let film = [&first[..], &second[..], &first[..]].concat();
+    for warm_start in [WarmStart::Previous, WarmStart::Residual, WarmStart::Flow] {
+        let (painted, scenes) = stylize(&film, settings(warm_start));
+        assert_eq!(scenes, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2], "{warm_start:?}");
+        for (n, alone) in [&first, &second, &first].into_iter().enumerate() {
+            let same = painted[4 * n..][..4] == stylize(alone, settings(warm_start)).0;
+            assert!(same, "scene {n}, {warm_start:?}");
+        }
+    }
+}
+
+#[test]
+fn dissolves_are_no_cuts_and_threshold_1_finds_none() {
+    let mut film = scene(0.0);
+    for share in [0.2, 0.4, 0.6, 0.8, 1.0] {
+        let mut mixed = hills(0.0, 4);
+        let values = mixed.data_mut().iter_mut().zip(hills(2.0, 4).data().to_vec());
+        values.for_each(|(value, other)| *value += share * (other - *value));
+        film.push(mixed);
+    }
+    assert_eq!(stylize(&film, settings(WarmStart::Flow)).1, [0; 9]);
+    let film = [scene(0.0), scene(2.0)].concat();
+    let never = Settings { scene_threshold: 1.0, ..settings(WarmStart::Flow) };
+    assert_eq!(stylize(&film, never).1, [0; 8]);
+}
