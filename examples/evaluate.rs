@@ -183,7 +183,7 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
             let started = Instant::now();
             let motion = estimator.between(&last, &frame);
             times.push(started.elapsed());
-            novelty.push((1e3 * motion.novelty).round() / 1e3);
+            novelty.push(rounded(f64::from(motion.novelty)));
             write_motion(motion, out, times.len())?;
         }
         last = Some(frame);

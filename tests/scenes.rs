@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Films of several scenes.
+//! Films of several scenes, and of still ones.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ fn scene(turn: f32) -> Vec<Image> {
 /// The painted frames, and the scene of each.
 fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
     let (weights, processor) = (Arc::new(Vgg::built_in().unwrap()), Processor::detect(2).unwrap());
-    let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
+    let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings.clone()).unwrap();
     stylizer.set_style(style::load("glass").unwrap()).unwrap();
     let mut iterations = Vec::new();
     let painted = film.iter().map(|frame| {
@@ -43,7 +43,12 @@ fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
     });
     let (painted, scenes): (Vec<_>, Vec<_>) = painted.unzip();
     let first = |n: usize| n == 0 || scenes[n] != scenes[n - 1];
-    assert!(iterations.iter().enumerate().all(|(n, &count)| count == if first(n) { 4 } else { 1 }));
+    assert!(
+        iterations
+            .iter()
+            .enumerate()
+            .all(|(n, &count)| count == if first(n) { settings.first_iterations } else { settings.iterations })
+    );
     (painted, scenes)
 }
 
@@ -78,4 +83,19 @@ fn dissolves_are_no_cuts_and_threshold_1_finds_none() {
     let film = [scene(0.0), scene(2.0)].concat();
     let never = Settings { scene_threshold: 1.0, ..settings(WarmStart::Flow) };
     assert_eq!(stylize(&film, never).1, [0; 8]);
+}
+
+#[test]
+fn a_still_scene_comes_to_rest() {
+    let (painted, _) = stylize(
+        &vec![hills(0.5, 0); 60],
+        Settings { first_iterations: 40, iterations: 3, ..settings(WarmStart::Flow) },
+    );
+    let step = |n: usize| {
+        let difference = painted[n].data().iter().zip(painted[n - 1].data()).map(|(new, last)| (new - last).abs());
+        difference.sum::<f32>() / painted[n].data().len() as f32
+    };
+    assert!(step(59) < 0.1, "{}", step(59));
+    let mean = |n: usize| painted[n].data().iter().sum::<f32>() / painted[n].data().len() as f32;
+    assert!((mean(59) - mean(50)).abs() < 0.5, "{} {}", mean(59), mean(50));
 }

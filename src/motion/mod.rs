@@ -9,8 +9,8 @@
 //!
 //! All of it is done in bands of rows, whose number follows that of the threads. No result depends on them.
 
+mod change;
 mod consistency;
-mod novelty;
 mod pyramid;
 mod refinement;
 mod search;
@@ -100,8 +100,10 @@ pub struct Motion {
     pub flow: Flow,
     /// How far to trust the flow of each pixel: 1 fully, 0 not at all, and a soft edge between.
     pub trust: Vec<f32>,
-    /// The share of the frames' texture that the flow does not find again: near 0 from one frame to the next, near 1 from
-    /// one scene to another.
+    /// How far the smoothed grey level of each pixel is from what it was along the flow, in levels of 8-bit colour.
+    pub change: Vec<f32>,
+    /// The share of the frames' texture that the flow does not find again: near 0 from one frame to the next, near 1
+    /// from one scene to another.
     pub novelty: f32,
 }
 
@@ -175,7 +177,7 @@ impl MotionEstimator {
         std::mem::swap(&mut self.motion.flow, &mut self.backward.flow);
         let flow = &self.motion.flow;
         consistency::check(processor, flow, &self.forward.flow, &mut self.check, &mut self.motion.trust);
-        self.motion.novelty = novelty::novelty(flow, &self.motion.trust, &self.last, &self.new);
+        change::measure(&mut self.motion, &self.last, &self.new);
         &self.motion
     }
 }

@@ -27,7 +27,7 @@ pub struct Plane {
 }
 
 impl Plane {
-    fn new(width: usize, height: usize) -> Self {
+    pub fn new(width: usize, height: usize) -> Self {
         Self { width, height, data: vec![0.0; (width + 2 * BORDER) * (height + 2 * BORDER)] }
     }
 
@@ -72,12 +72,12 @@ impl Plane {
     }
 
     #[inline(always)]
-    fn row_mut(&mut self, y: usize) -> &mut [f32] {
+    pub fn row_mut(&mut self, y: usize) -> &mut [f32] {
         let stride = self.stride();
         &mut self.data[(y + BORDER) * stride + BORDER..][..self.width]
     }
 
-    fn extend_border(&mut self) {
+    pub fn extend_border(&mut self) {
         let (stride, width, height) = (self.stride(), self.width, self.height);
         for row in self.data.chunks_exact_mut(stride).skip(BORDER).take(height) {
             let (first, last) = (row[BORDER], row[BORDER + width - 1]);

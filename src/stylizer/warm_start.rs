@@ -11,6 +11,13 @@ use crate::{
     motion::{Motion, Warper},
 };
 
+/// Motion from this many pixels on wears paint by this share in a frame.
+const MOTION: f32 = 0.25;
+const MOTION_WEAR: f32 = 0.04;
+/// A change of fewer levels is noise, and one of so many more than that makes paint new.
+const CALM_CHANGE: f32 = 1.5;
+const FULL_CHANGE: f32 = 64.0;
+
 /// What every frame but the first starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WarmStart {
@@ -105,8 +112,9 @@ impl History {
         }
         // Near an edge the warp goes a little beyond the smallest and the largest value.
         second_moment.iter_mut().for_each(|value| *value = value.max(0.0));
-        for (freshness, trust) in freshness.iter_mut().zip(&motion.trust) {
-            *freshness = 1.0 - trust * (1.0 - freshness.clamp(0.0, 1.0));
+        for (n, (freshness, trust)) in freshness.iter_mut().zip(&motion.trust).enumerate() {
+            let kept = trust * (1.0 - wear(motion, n));
+            *freshness = 1.0 - kept * (1.0 - freshness.clamp(0.0, 1.0));
         }
         residual
     }
@@ -119,6 +127,15 @@ impl History {
             optimizer: Adam::new(width * height),
         })
     }
+}
+
+/// The share of its age that the paint of a pixel loses because what is under it moves or changes, so that it has to
+/// go on with it. Where nothing does, it comes to rest.
+fn wear(motion: &Motion, pixel: usize) -> f32 {
+    let distance = motion.flow.x[pixel].hypot(motion.flow.y[pixel]);
+    let moved = MOTION_WEAR * (distance / MOTION).min(1.0);
+    let changed = (motion.change[pixel] - CALM_CHANGE).max(0.0) / FULL_CHANGE;
+    (moved + changed).min(1.0)
 }
 
 #[cfg(test)]
@@ -188,7 +205,25 @@ mod tests {
         assert_eq!((trust[row], first[row], freshness[row]), (0.0, 0.0, 1.0));
         assert_eq!(trust[row + 44], 1.0);
         assert!((first[row + 44] - 1.0).abs() < 1e-3);
-        assert!((freshness[row + 44] - 0.25).abs() < 1e-3);
+        let kept = 1.0 - MOTION_WEAR;
+        assert!((freshness[row + 44] - (1.0 - 0.75 * kept)).abs() < 1e-2, "{}", freshness[row + 44]);
         assert!(second.iter().all(|value| (value - 1.0).abs() < 1e-3));
+    }
+
+    #[test]
+    fn paint_ages_where_nothing_happens_and_is_renewed_by_a_change() {
+        let freshness = |brighter: f32| {
+            let last = waves(64, 48, 0.0);
+            let mut content = last.clone();
+            content.data_mut().iter_mut().for_each(|value| *value += brighter);
+            let mut history = history(last.clone(), last);
+            history.optimizer.memory().freshness.fill(0.1);
+            let freshness = start(history, WarmStart::Flow, &content).optimizer.memory().freshness.to_vec();
+            freshness.iter().sum::<f32>() / freshness.len() as f32
+        };
+        assert!((freshness(0.0) - 0.1).abs() < 1e-3, "{}", freshness(0.0));
+        assert!(freshness(1.0) < 0.12, "{}", freshness(1.0));
+        let (little, much) = (freshness(5.0), freshness(20.0));
+        assert!(0.13 < little && little + 0.1 < much, "{little} {much}");
     }
 }
