@@ -15,13 +15,16 @@
  * ]|
  * plays a film as if it were painted like the picture.
  */
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use gst::{glib, prelude::*, subclass::prelude::*};
 use gst_base::{prelude::*, subclass::BaseTransformMode};
 use gst_video::{VideoFormat, prelude::*, subclass::prelude::*};
 
-use super::properties::Properties;
+use super::{pace::Pace, properties::Properties};
 use crate::{
     Error, Result, style,
     stylizer::{Image, PackedFormat, Report, Stylizer},
@@ -56,6 +59,7 @@ struct State {
 pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
+    pace: Mutex<Pace>,
     /// Locked while a frame is computed. Only the streaming thread takes it, and start and stop, when that is idle.
     state: Mutex<Option<State>>,
 }
@@ -97,6 +101,32 @@ impl NeuralStyle {
         }
     }
 
+    /// Says that latency changed if that is so between two budgets.
+    fn announce_latency(&self, last: Option<Duration>, new: Option<Duration>) {
+        if last != new {
+            gst::debug!(CAT, imp = self, "A frame may now take {new:?}");
+            // Fails only if the element is in no pipeline, where nobody listens.
+            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+    }
+
+    /// Whether frames come at their own pace, as from a camera.
+    fn is_live(&self) -> bool {
+        let mut query = gst::query::Latency::new();
+        let pad = self.obj().static_pad("sink");
+        pad.is_some_and(|pad| pad.peer_query(&mut query)) && query.result().0
+    }
+
+    /// The time for a frame; `None` if it does not matter.
+    fn time_for(&self, buffer: &gst::BufferRef, properties: &Properties) -> Option<Duration> {
+        let mut pace = lock(&self.pace);
+        let budget = pace.budget(properties.frame_budget)?;
+        let segment = self.obj().segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>();
+        let running_time = segment.and_then(|segment| segment.to_running_time(buffer.pts()));
+        Some(pace.time_for(running_time, budget, properties.max_late_frames))
+    }
+
     fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Report> {
         let mut state = lock(&self.state);
         // Frames come between start and stop only.
@@ -113,7 +143,11 @@ impl NeuralStyle {
             PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let content = Image::from_packed(pixels, width, height, stride, format)?;
-        let (painted, report) = state.stylizer.stylize(&content)?;
+        let (painted, report) = match self.time_for(frame.buffer(), &state.applied) {
+            Some(time) => state.stylizer.stylize_within(&content, time)?,
+            None => state.stylizer.stylize(&content)?,
+        };
+        let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         painted.write_packed(pixels, stride, format)?;
         Ok(report)
     }
@@ -133,7 +167,13 @@ impl ObjectImpl for NeuralStyle {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        lock(&self.properties).set(pspec.name(), value);
+        let mut properties = lock(&self.properties);
+        let last = properties.frame_budget;
+        properties.set(pspec.name(), value);
+        let new = properties.frame_budget;
+        drop(properties);
+        let [last, new] = [last, new].map(|budget| lock(&self.pace).budget(budget));
+        self.announce_latency(last, new);
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -145,7 +185,7 @@ impl ObjectImpl for NeuralStyle {
 
     fn constructed(&self) {
         self.parent_constructed();
-        // A frame costs so much that nearly all would be late and dropped: whoever records wants every one.
+        // The base class would drop late frames. Recorded ones shall all be painted, and late live ones get less paint.
         self.obj().set_qos(false);
     }
 }
@@ -194,6 +234,7 @@ impl BaseTransformImpl for NeuralStyle {
         let stylizer = properties.stylizer().map_err(|error| error_message(&error))?;
         *lock(&self.state) = Some(State { stylizer, applied: properties });
         *lock(&self.stats) = None;
+        *lock(&self.pace) = Pace::default();
         Ok(())
     }
 
@@ -205,8 +246,31 @@ impl BaseTransformImpl for NeuralStyle {
     fn sink_event(&self, event: gst::Event) -> bool {
         if let gst::EventView::FlushStop(_) = event.view() {
             self.forget_history("a flush");
+            lock(&self.pace).flush();
         }
         self.parent_sink_event(event)
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        if let gst::EventView::Qos(qos) = event.view() {
+            let (_, _, behind, timestamp) = qos.get();
+            lock(&self.pace).observe(timestamp, behind);
+        }
+        self.parent_src_event(event)
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        let answered = BaseTransformImplExt::parent_query(self, direction, query);
+        if answered
+            && direction == gst::PadDirection::Src
+            && let gst::QueryViewMut::Latency(latency) = query.view_mut()
+            && let (true, min, max) = latency.result()
+            && let Some(own) = lock(&self.pace).budget(self.properties().frame_budget)
+        {
+            let own = gst::ClockTime::from_nseconds(u64::try_from(own.as_nanos()).unwrap_or(u64::MAX));
+            latency.set(true, min.saturating_add(own), max.map(|max| max.saturating_add(own)));
+        }
+        answered
     }
 }
 
@@ -225,6 +289,11 @@ impl VideoFilterImpl for NeuralStyle {
         if last.is_some_and(|last| picture(&last) != picture(in_info)) {
             self.forget_history("new caps");
         }
+        let pace = Pace::new(self.is_live(), in_info.fps());
+        let frame_budget = self.properties().frame_budget;
+        let new = pace.budget(frame_budget);
+        let last = std::mem::replace(&mut *lock(&self.pace), pace).budget(frame_budget);
+        self.announce_latency(last, new);
         self.parent_set_info(incaps, in_info, outcaps, out_info)
     }
 

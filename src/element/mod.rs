@@ -3,6 +3,7 @@
 //! The GStreamer element. It translates between GStreamer and the stylizer, and does nothing else.
 
 mod imp;
+mod pace;
 mod properties;
 
 use gst::{glib, prelude::*, subclass::prelude::*};

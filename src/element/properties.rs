@@ -15,6 +15,8 @@ use crate::{
 
 /// Far more than help.
 const MOST_THREADS: u32 = 1024;
+/// The budget that is off for recorded frames, and for live ones as long as a frame lasts.
+const LIVE_FRAME: i64 = -1;
 
 /// The writable properties with their values.
 ///
@@ -24,6 +26,8 @@ const MOST_THREADS: u32 = 1024;
 pub struct Properties {
     pub style: String,
     pub post_messages: bool,
+    pub frame_budget: i64,
+    pub max_late_frames: u32,
     weights: Option<String>,
     device: String,
     threads: u32,
@@ -40,6 +44,8 @@ impl Default for Properties {
         Self {
             style: style::DEFAULT.to_owned(),
             post_messages: false,
+            frame_budget: LIVE_FRAME,
+            max_late_frames: 10,
             weights: None,
             device: "cpu".to_owned(),
             threads: 0,
@@ -88,6 +94,8 @@ impl Properties {
         match name {
             "style" => self.style = text(default().style),
             "post-messages" => self.post_messages = read(value),
+            "frame-budget" => self.frame_budget = read(value),
+            "max-late-frames" => self.max_late_frames = read(value),
             "weights" => self.weights = read(value),
             "device" => self.device = text(default().device),
             "threads" => self.threads = read(value),
@@ -113,6 +121,8 @@ impl Properties {
         match name {
             "style" => self.style.to_value(),
             "post-messages" => self.post_messages.to_value(),
+            "frame-budget" => self.frame_budget.to_value(),
+            "max-late-frames" => self.max_late_frames.to_value(),
             "weights" => self.weights.to_value(),
             "device" => self.device.to_value(),
             "threads" => self.threads.to_value(),
@@ -191,6 +201,27 @@ impl Properties {
                 )
                 .maximum(*Settings::WORKING_SIZES.end())
                 .default_value(numbers.working_size)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecInt64::builder("frame-budget")
+                .nick("Frame budget")
+                .blurb(
+                    "Time for a frame in nanoseconds: it takes as many iterations as fit, at least one and at most \
+                     those of the property iterations, or of first-iterations in a first frame. 0 is off, for a fixed \
+                     number; -1 is the duration of a frame with a live source, by its caps or else 40 ms, and off with \
+                     any other",
+                )
+                .minimum(LIVE_FRAME)
+                .default_value(default.frame_budget)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("max-late-frames")
+                .nick("Most late frames")
+                .blurb(
+                    "How many frames in a row may, if there is a frame budget and they are late at the sink, have no \
+                     iteration at all and only show the paint of the last one, moved along",
+                )
+                .default_value(default.max_late_frames)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecDouble::builder("scene-threshold")

@@ -78,8 +78,8 @@ impl Image {
         for (plane, offset) in self.planes().zip(format.offsets) {
             for (row, packed) in plane.chunks_exact(self.width).zip(bytes.chunks_mut(stride)) {
                 let pixels = packed.chunks_mut(format.pixel_stride);
-                // The cast cuts to the range of u8.
-                row.iter().zip(pixels).for_each(|(value, pixel)| pixel[offset] = value.round() as u8);
+                // The cast cuts off the fraction, and to the range of u8.
+                row.iter().zip(pixels).for_each(|(value, pixel)| pixel[offset] = (value + 0.5) as u8);
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 //! One frame in, the same frame painted out.
 
+mod budget;
 mod image;
 mod optimizer;
 mod settings;
@@ -23,6 +24,7 @@ use crate::{
     objective::{self, Device, Losses, Objective, TemporalTarget, temporal, total_variation},
     vgg::Vgg,
 };
+use budget::Costs;
 use optimizer::Schedule;
 use warm_start::{History, Start};
 
@@ -53,6 +55,7 @@ pub struct Stylizer {
     warper: Warper,
     history: Option<History>,
     frame_size: Option<(usize, usize)>,
+    costs: Costs,
     frames: u64,
     scenes: u64,
     style_updates: u64,
@@ -115,6 +118,7 @@ impl Stylizer {
             style: None,
             history: None,
             frame_size: None,
+            costs: Costs::default(),
             frames: 0,
             scenes: 0,
             style_updates: 0,
@@ -183,6 +187,23 @@ impl Stylizer {
     /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame; or if the device
     /// runs out of memory.
     pub fn stylize(&mut self, frame: &Image) -> Result<(Image, Report)> {
+        self.paint(frame, None)
+    }
+
+    /// Paints a frame in a given time: with as many iterations as are likely to fit, but no more than
+    /// [`stylize`](Self::stylize) would take. It takes one at least, unless there is no time at all: then the frame gets
+    /// the paint of the last one, moved along. The picture depends on how fast the machine is.
+    ///
+    /// A first frame gets no more time. It is painted roughly, and the frames that follow go on with it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stylize`](Self::stylize).
+    pub fn stylize_within(&mut self, frame: &Image, budget: Duration) -> Result<(Image, Report)> {
+        self.paint(frame, Some(budget))
+    }
+
+    fn paint(&mut self, frame: &Image, budget: Option<Duration>) -> Result<(Image, Report)> {
         let started = Instant::now();
         let size = working_size(frame.size(), self.settings.working_size);
         self.settings.network().check_size("frame", size)?;
@@ -191,7 +212,6 @@ impl Stylizer {
             self.reset();
         }
         let content = frame.resized(size.0, size.1)?;
-        self.objective.set_content(&content)?;
 
         let history = match self.history.take() {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
@@ -215,15 +235,23 @@ impl Stylizer {
         };
         let Start { mut image, mut optimizer, trust } = start;
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
-        let terms = self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule)?;
+        let (terms, iterations) = if budget == Some(Duration::ZERO) && !schedule.is_first() {
+            (Terms::default(), 0)
+        } else {
+            self.objective.set_content(&content)?;
+            let has_time = |costs: &Costs| budget.is_none_or(|budget| costs.allow_iteration(started.elapsed(), budget));
+            self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?
+        };
+        let optimized = Instant::now();
         let painted = compose(frame, &content, &image, self.settings.strength)?;
+        self.costs.composition_took(optimized.elapsed());
         self.history = Some(History { content, stylized: image, optimizer });
 
         let settings = &self.settings;
         let report = Report {
             frame: self.frames,
             scene: self.scenes - 1,
-            iterations: schedule.iterations,
+            iterations,
             losses: terms.losses,
             total_variation: terms.total_variation,
             temporal: terms.temporal,
@@ -249,26 +277,33 @@ impl Stylizer {
         Ok(())
     }
 
-    /// Takes the steps and returns the losses before the last one.
+    /// Takes the steps, after the first only while there is time, and returns the losses before the last one and how
+    /// many steps it took.
     fn optimize(
         &mut self,
         image: &mut Image,
         optimizer: &mut Adam,
         target: Option<&TemporalTarget>,
         schedule: Schedule,
-    ) -> Result<Terms> {
+        has_time: impl Fn(&Costs) -> bool,
+    ) -> Result<(Terms, u32)> {
         let settings = &self.settings;
         let mut gradient = Image::filled(image.width(), image.height(), 0.0);
         let mut last = Terms::default();
         for iteration in 0..schedule.iterations {
+            if iteration > 0 && !has_time(&self.costs) {
+                return Ok((last, iteration));
+            }
+            let started = Instant::now();
             let losses = self.objective.evaluate(image, settings.loss_weights(), &mut gradient)?;
             let total_variation = total_variation(image, settings.tv_weight, &mut gradient);
             let temporal =
                 target.map_or(0.0, |target| temporal(image, target, settings.temporal_weight, &mut gradient));
             last = Terms { losses, total_variation, temporal };
             optimizer.step(image.data_mut(), gradient.data(), schedule.rate(iteration));
+            self.costs.iteration_took(started.elapsed());
         }
-        Ok(last)
+        Ok((last, schedule.iterations))
     }
 }
 

@@ -93,6 +93,11 @@ impl Schedule {
         Self { iterations: settings.first_iterations, learning_rate: settings.learning_rate, is_first: true }
     }
 
+    /// Whether it is that of a first frame.
+    pub(super) fn is_first(&self) -> bool {
+        self.is_first
+    }
+
     /// The length of a step, in levels, for paint of a freshness.
     ///
     /// In a first frame, all of whose paint is new, it goes along half a cosine (Loshchilov and Hutter 2017, equation
