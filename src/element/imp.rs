@@ -110,11 +110,12 @@ impl NeuralStyle {
         }
     }
 
-    /// Whether frames come at their own pace, as from a camera.
-    fn is_live(&self) -> bool {
+    /// The latency up to here if frames come at their own pace, as from a camera.
+    fn upstream_latency(&self) -> Option<gst::ClockTime> {
         let mut query = gst::query::Latency::new();
-        let pad = self.obj().static_pad("sink");
-        pad.is_some_and(|pad| pad.peer_query(&mut query)) && query.result().0
+        let answered = self.obj().static_pad("sink").is_some_and(|pad| pad.peer_query(&mut query));
+        let (is_live, min, _) = query.result();
+        (answered && is_live).then_some(min)
     }
 
     /// The time for a frame; `None` if it does not matter.
@@ -124,7 +125,7 @@ impl NeuralStyle {
         let segment = self.obj().segment();
         let segment = segment.downcast_ref::<gst::ClockTime>();
         let running_time = segment.and_then(|segment| segment.to_running_time(buffer.pts()));
-        Some(pace.time_for(running_time, budget, properties.max_late_frames))
+        Some(pace.time_for(running_time, self.obj().current_running_time(), budget, properties.max_late_frames))
     }
 
     fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Report> {
@@ -289,7 +290,7 @@ impl VideoFilterImpl for NeuralStyle {
         if last.is_some_and(|last| picture(&last) != picture(in_info)) {
             self.forget_history("new caps");
         }
-        let pace = Pace::new(self.is_live(), in_info.fps());
+        let pace = Pace::new(self.upstream_latency(), in_info.fps());
         let frame_budget = self.properties().frame_budget;
         let new = pace.budget(frame_budget);
         let last = std::mem::replace(&mut *lock(&self.pace), pace).budget(frame_budget);

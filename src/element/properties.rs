@@ -218,7 +218,7 @@ impl Properties {
             glib::ParamSpecUInt::builder("max-late-frames")
                 .nick("Most late frames")
                 .blurb(
-                    "How many frames in a row may, if there is a frame budget and they are late at the sink, have no \
+                    "How many frames in a row may, if there is a frame budget and they are late, have no \
                      iteration at all and only show the paint of the last one, moved along",
                 )
                 .default_value(default.max_late_frames)
