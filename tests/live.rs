@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frames that have to be painted in time.
+//! Frames that have to be painted in time, while styles change.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,6 +60,30 @@ fn without_time_there_is_still_paint() {
     assert!(gap(&first, &second) < 0.1, "{}", gap(&first, &second));
     assert!(gap(&first, &hills(0.0)) > 10.0);
     assert_eq!(iterations(&hills(1.0), Duration::from_secs(1000)).1, 2);
+}
+
+#[test]
+fn a_style_crosses_into_the_next() {
+    // What comes after a change of style that has come so far.
+    let painted = |style: &str, share: f64| {
+        let mut stylizer = stylizer();
+        stylizer.stylize(&hills(0.0)).unwrap();
+        stylizer.set_style(style::load(style).unwrap()).unwrap();
+        stylizer.set_style_share(share).unwrap();
+        stylizer.stylize(&hills(0.0)).unwrap().0
+    };
+    let (last, half, new) = (painted("glass", 1.0), painted("woodcut", 0.5), painted("woodcut", 1.0));
+    assert!(painted("woodcut", 0.0) == last);
+    assert!(half != last && half != new && new != last);
+
+    // A change on the way begins where that has come to.
+    let mut stylizer = stylizer();
+    stylizer.stylize(&hills(0.0)).unwrap();
+    for (name, share) in [("woodcut", 0.5), ("nocturne", 0.0)] {
+        stylizer.set_style(style::load(name).unwrap()).unwrap();
+        stylizer.set_style_share(share).unwrap();
+    }
+    assert!(stylizer.stylize(&hills(0.0)).unwrap().0 == half);
 }
 
 /// A pipeline with a sink that is called "sink", playing.
@@ -127,5 +151,20 @@ fn recorded_frames_have_a_fixed_number_of_iterations() {
         assert_eq!(message.structure().unwrap().get::<u32>("iterations").unwrap(), 2);
     }
     wait(&pipeline, gst::MessageType::Eos);
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn live_styles_change_while_frames_go_on() {
+    let pipeline = play("videotestsrc is-live=true", "first-iterations=2 style-transition=100");
+    let painter = pipeline.by_name("painter").unwrap();
+    painter.set_property("style", "glass");
+    let updates = |message: &gst::Message| message.structure().unwrap().get::<u64>("style-updates").unwrap();
+    while updates(&wait(&pipeline, gst::MessageType::Element)) < 2 {}
+    painter.set_property("style", "/no/such/picture.png");
+    let bus = pipeline.bus().unwrap();
+    let warning = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Warning, gst::MessageType::Error]).unwrap();
+    assert_eq!(warning.type_(), gst::MessageType::Warning, "{warning:?}");
+    assert_eq!(updates(&wait(&pipeline, gst::MessageType::Element)), 2);
     pipeline.set_state(gst::State::Null).unwrap();
 }

@@ -30,11 +30,16 @@ fn scene(turn: f32) -> Vec<Image> {
     (0..4).map(|frame| hills(turn, frame)).collect()
 }
 
+fn stylizer(style: &str, settings: Settings) -> Stylizer {
+    let (weights, processor) = (Arc::new(Vgg::built_in().unwrap()), Processor::detect(2).unwrap());
+    let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
+    stylizer.set_style(style::load(style).unwrap()).unwrap();
+    stylizer
+}
+
 /// The painted frames, and the scene of each.
 fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
-    let (weights, processor) = (Arc::new(Vgg::built_in().unwrap()), Processor::detect(2).unwrap());
-    let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings.clone()).unwrap();
-    stylizer.set_style(style::load("glass").unwrap()).unwrap();
+    let mut stylizer = stylizer("glass", settings.clone());
     let mut iterations = Vec::new();
     let painted = film.iter().map(|frame| {
         let (painted, report) = stylizer.stylize(frame).unwrap();
@@ -98,4 +103,24 @@ fn a_still_scene_comes_to_rest() {
     assert!(step(59) < 0.1, "{}", step(59));
     let mean = |n: usize| painted[n].data().iter().sum::<f32>() / painted[n].data().len() as f32;
     assert!((mean(59) - mean(50)).abs() < 0.5, "{} {}", mean(59), mean(50));
+}
+
+#[test]
+fn old_paint_follows_a_new_style_and_new_weights() {
+    let frame = hills(0.5, 0);
+    let settings = |style_weight| Settings { style_weight, first_iterations: 40, iterations: 3, ..Settings::default() };
+    let loss_after = |stylizer: &mut Stylizer, frames: usize| {
+        (0..frames).map(|_| stylizer.stylize(&frame).unwrap().1.loss).last().unwrap()
+    };
+    let mut stylizer = stylizer("glass", settings(10.0));
+    loss_after(&mut stylizer, 40);
+    for (style, weight) in [("woodcut", 10.0), ("woodcut", 30.0)] {
+        let alone = loss_after(&mut self::stylizer(style, settings(weight)), 10);
+        if weight == 10.0 {
+            stylizer.set_style(style::load(style).unwrap()).unwrap();
+        }
+        stylizer.set_settings(settings(weight)).unwrap();
+        let changed = loss_after(&mut stylizer, 30);
+        assert!(changed < 1.25 * alone, "{style}, {weight}: {changed} {alone}");
+    }
 }

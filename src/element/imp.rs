@@ -16,7 +16,9 @@
  * plays a film as if it were painted like the picture.
  */
 use std::{
+    panic,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -53,6 +55,10 @@ struct State {
     stylizer: Stylizer,
     /// The properties that the stylizer was last told of.
     applied: Properties,
+    /// The style that is being loaded.
+    loading: Option<JoinHandle<Result<Image>>>,
+    /// The running time at which the style began to change into another.
+    transition: Option<gst::ClockTime>,
 }
 
 #[derive(Default)]
@@ -70,22 +76,44 @@ impl NeuralStyle {
         lock(&self.properties).clone()
     }
 
-    /// Tells the stylizer of the properties that changed since the last frame. One that cannot be used is left out,
-    /// with a warning on the bus.
-    fn apply_changes(&self, state: &mut State) {
+    /// Tells the stylizer of what changed since the last frame. What cannot be used is left out, with a warning on the
+    /// bus.
+    fn apply_changes(&self, state: &mut State, running_time: Option<gst::ClockTime>) {
         let properties = self.properties();
-        if properties == state.applied {
-            return;
-        }
         if properties.style != state.applied.style {
             gst::info!(CAT, imp = self, "Style is now {}", properties.style);
-            let changed = style::load(&properties.style).and_then(|picture| state.stylizer.set_style(picture));
-            self.warn_unless(changed, "Keeping the last style");
+            let name = properties.style.clone();
+            if lock(&self.pace).budget(properties.frame_budget).is_some() {
+                // Large pictures take longer to decode than a frame has.
+                state.loading = Some(thread::spawn(move || style::load(&name)));
+            } else {
+                self.change_style(state, style::load(&name), running_time);
+            }
         }
-        let changed = properties.settings().and_then(|settings| state.stylizer.set_settings(settings));
-        self.warn_unless(changed, "Keeping the last settings");
-        // Also what could not be used: one warning is enough.
-        state.applied = properties;
+        if let Some(loaded) = state.loading.take_if(|loading| loading.is_finished()) {
+            let picture = loaded.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+            self.change_style(state, picture, running_time);
+        }
+        if let Some(start) = state.transition {
+            let passed = running_time.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
+            let share = (passed / f64::from(properties.style_transition)).min(1.0);
+            self.warn_unless(state.stylizer.set_style_share(share), "Changing the style at once");
+            state.transition.take_if(|_| share >= 1.0);
+        }
+        if properties != state.applied {
+            let changed = properties.settings().and_then(|settings| state.stylizer.set_settings(settings));
+            self.warn_unless(changed, "Keeping the last settings");
+            // Also what could not be used: one warning is enough.
+            state.applied = properties;
+        }
+    }
+
+    fn change_style(&self, state: &mut State, picture: Result<Image>, running_time: Option<gst::ClockTime>) {
+        let changed = picture.and_then(|picture| state.stylizer.set_style(picture));
+        if changed.is_ok() {
+            state.transition = running_time.filter(|_| self.properties().style_transition > 0);
+        }
+        self.warn_unless(changed, "Keeping the last style");
     }
 
     fn warn_unless(&self, result: Result<()>, consequence: &str) {
@@ -98,6 +126,9 @@ impl NeuralStyle {
         if let Some(state) = lock(&self.state).as_mut() {
             gst::debug!(CAT, imp = self, "Starting over after {reason}");
             state.stylizer.reset();
+            if state.transition.take().is_some() {
+                self.warn_unless(state.stylizer.set_style_share(1.0), "Keeping a mixture of styles");
+            }
         }
     }
 
@@ -118,13 +149,15 @@ impl NeuralStyle {
         (answered && is_live).then_some(min)
     }
 
+    fn running_time(&self, buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
+        let segment = self.obj().segment();
+        segment.downcast_ref::<gst::ClockTime>()?.to_running_time(buffer.pts())
+    }
+
     /// The time for a frame; `None` if it does not matter.
-    fn time_for(&self, buffer: &gst::BufferRef, properties: &Properties) -> Option<Duration> {
+    fn time_for(&self, running_time: Option<gst::ClockTime>, properties: &Properties) -> Option<Duration> {
         let mut pace = lock(&self.pace);
         let budget = pace.budget(properties.frame_budget)?;
-        let segment = self.obj().segment();
-        let segment = segment.downcast_ref::<gst::ClockTime>();
-        let running_time = segment.and_then(|segment| segment.to_running_time(buffer.pts()));
         Some(pace.time_for(running_time, self.obj().current_running_time(), budget, properties.max_late_frames))
     }
 
@@ -132,7 +165,8 @@ impl NeuralStyle {
         let mut state = lock(&self.state);
         // Frames come between start and stop only.
         let state = state.as_mut().ok_or(Error::NoStyle)?;
-        self.apply_changes(state);
+        let running_time = self.running_time(frame.buffer());
+        self.apply_changes(state, running_time);
         if frame.buffer().flags().contains(gst::BufferFlags::DISCONT) {
             state.stylizer.reset();
         }
@@ -144,7 +178,7 @@ impl NeuralStyle {
             PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let content = Image::from_packed(pixels, width, height, stride, format)?;
-        let (painted, report) = match self.time_for(frame.buffer(), &state.applied) {
+        let (painted, report) = match self.time_for(running_time, &state.applied) {
             Some(time) => state.stylizer.stylize_within(&content, time)?,
             None => state.stylizer.stylize(&content)?,
         };
@@ -233,7 +267,7 @@ impl BaseTransformImpl for NeuralStyle {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let properties = self.properties();
         let stylizer = properties.stylizer().map_err(|error| error_message(&error))?;
-        *lock(&self.state) = Some(State { stylizer, applied: properties });
+        *lock(&self.state) = Some(State { stylizer, applied: properties, loading: None, transition: None });
         *lock(&self.stats) = None;
         *lock(&self.pace) = Pace::default();
         Ok(())

@@ -28,6 +28,8 @@ pub struct Properties {
     pub post_messages: bool,
     pub frame_budget: i64,
     pub max_late_frames: u32,
+    /// In milliseconds.
+    pub style_transition: u32,
     weights: Option<String>,
     device: String,
     threads: u32,
@@ -46,6 +48,7 @@ impl Default for Properties {
             post_messages: false,
             frame_budget: LIVE_FRAME,
             max_late_frames: 10,
+            style_transition: 500,
             weights: None,
             device: "cpu".to_owned(),
             threads: 0,
@@ -96,6 +99,7 @@ impl Properties {
             "post-messages" => self.post_messages = read(value),
             "frame-budget" => self.frame_budget = read(value),
             "max-late-frames" => self.max_late_frames = read(value),
+            "style-transition" => self.style_transition = read(value),
             "weights" => self.weights = read(value),
             "device" => self.device = text(default().device),
             "threads" => self.threads = read(value),
@@ -123,6 +127,7 @@ impl Properties {
             "post-messages" => self.post_messages.to_value(),
             "frame-budget" => self.frame_budget.to_value(),
             "max-late-frames" => self.max_late_frames.to_value(),
+            "style-transition" => self.style_transition.to_value(),
             "weights" => self.weights.to_value(),
             "device" => self.device.to_value(),
             "threads" => self.threads.to_value(),
@@ -154,6 +159,12 @@ impl Properties {
         );
         vec![
             text("style", "Style", &style_blurb, Some(&default.style), Use::AnyTime),
+            glib::ParamSpecUInt::builder("style-transition")
+                .nick("Style transition")
+                .blurb("How long the old style takes to become the new one when it changes, in milliseconds of the stream")
+                .default_value(default.style_transition)
+                .mutable_playing()
+                .build(),
             weight(
                 "content-weight",
                 "Content weight",

@@ -6,6 +6,7 @@ mod budget;
 mod image;
 mod optimizer;
 mod settings;
+mod style_target;
 mod warm_start;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::{
 };
 use budget::Costs;
 use optimizer::Schedule;
+use style_target::StyleTarget;
 use warm_start::{History, Start};
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
@@ -50,7 +52,7 @@ pub struct Stylizer {
     processor: Processor,
     settings: Settings,
     objective: Box<dyn Objective>,
-    style: Option<Style>,
+    style: Option<StyleTarget>,
     estimator: MotionEstimator,
     warper: Warper,
     history: Option<History>,
@@ -59,12 +61,6 @@ pub struct Stylizer {
     frames: u64,
     scenes: u64,
     style_updates: u64,
-}
-
-/// The style image, and the working size for which the objective has its Gram matrices.
-struct Style {
-    picture: Image,
-    working_size: Option<(usize, usize)>,
 }
 
 /// What the optimization minimizes, before it is weighted and summed.
@@ -145,12 +141,15 @@ impl Stylizer {
         if network != self.settings.network() {
             let mut objective = objective::open(self.weights.clone(), network, self.device, &self.processor)?;
             if let Some(style) = &mut self.style
-                && let Some(size) = style.working_size
+                && let Some(size) = style.working_size()
             {
-                set_style(objective.as_mut(), &style.picture, size)?;
+                style.prepare(objective.as_mut(), size)?;
                 self.style_updates += 1;
             }
             self.objective = objective;
+        }
+        if settings.minimize_other_than(&self.settings) {
+            self.renew_paint();
         }
         self.settings = settings;
         Ok(())
@@ -165,13 +164,39 @@ impl Stylizer {
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer. The style then stays what it was.
     pub fn set_style(&mut self, picture: Image) -> Result<()> {
-        let working_size = self.frame_size.map(|size| working_size(size, self.settings.working_size));
-        if let Some(size) = working_size {
-            set_style(self.objective.as_mut(), &picture, size)?;
+        let mut style = StyleTarget::new(picture);
+        if let Some(size) = self.frame_size {
+            style.prepare(self.objective.as_mut(), working_size(size, self.settings.working_size))?;
             self.style_updates += 1;
+            if let Some(last) = &self.style {
+                style.follow(last);
+            }
         }
-        self.style = Some(Style { picture, working_size });
+        self.style = Some(style);
+        self.renew_paint();
         Ok(())
+    }
+
+    /// Lets the style be, from the next frame on, this share of the way from that before the last
+    /// [`set_style`](Self::set_style), 0, to that one, 1: the Gram matrices are mixed, so that the paint itself changes.
+    /// At 1 the way ends, and so it does when the working size or the layers change.
+    ///
+    /// # Errors
+    ///
+    /// If the device runs out of memory.
+    pub fn set_style_share(&mut self, share: f64) -> Result<()> {
+        if let Some(style) = &mut self.style {
+            style.set_share(self.objective.as_mut(), share.clamp(0.0, 1.0))?;
+            self.renew_paint();
+        }
+        Ok(())
+    }
+
+    /// Lets the paint follow a change of what is minimized, however old it is.
+    fn renew_paint(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.optimizer.renew();
+        }
     }
 
     /// Forgets all earlier frames: the next one is a first one.
@@ -269,10 +294,9 @@ impl Stylizer {
     /// Makes sure that the objective has the style's Gram matrices for this working size.
     fn prepare_style(&mut self, size: (usize, usize)) -> Result<()> {
         let style = self.style.as_mut().ok_or(Error::NoStyle)?;
-        if style.working_size != Some(size) {
-            set_style(self.objective.as_mut(), &style.picture, size)?;
+        if style.working_size() != Some(size) {
+            style.prepare(self.objective.as_mut(), size)?;
             self.style_updates += 1;
-            style.working_size = Some(size);
         }
         Ok(())
     }
@@ -305,13 +329,6 @@ impl Stylizer {
         }
         Ok((last, schedule.iterations))
     }
-}
-
-/// Gives the objective the Gram matrices of the picture, taken as large as an image of the working size.
-fn set_style(objective: &mut dyn Objective, picture: &Image, (width, height): (usize, usize)) -> Result<()> {
-    let (width, height) = image::fit(picture.size(), width.max(height));
-    let grams = objective.grams(&picture.resized(width, height)?)?;
-    objective.set_style(&grams)
 }
 
 /// The size at which a frame is optimized.

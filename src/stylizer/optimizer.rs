@@ -46,6 +46,11 @@ impl Adam {
         Self { first_moment, second_moment, freshness: vec![1.0; pixels], steps: 0 }
     }
 
+    /// Makes all paint new, so that it can follow a change of what is minimized.
+    pub(super) fn renew(&mut self) {
+        self.freshness.fill(1.0);
+    }
+
     pub(super) fn memory(&mut self) -> Memory<'_> {
         let Self { first_moment, second_moment, freshness, .. } = self;
         Memory { first_moment, second_moment, freshness }

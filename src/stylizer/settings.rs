@@ -98,6 +98,15 @@ impl Settings {
         }
     }
 
+    /// Whether they make another picture the best than those settings.
+    pub(super) fn minimize_other_than(&self, other: &Self) -> bool {
+        let weights = |settings: &Self| {
+            let Self { content_weight, style_weight, tv_weight, temporal_weight, .. } = settings;
+            [*content_weight, *style_weight, *tv_weight, *temporal_weight]
+        };
+        weights(self) != weights(other) || self.network() != other.network()
+    }
+
     pub(super) fn loss_weights(&self) -> LossWeights {
         LossWeights { content: self.content_weight, style: self.style_weight }
     }
