@@ -519,3 +519,25 @@ fn the_style_changes_with_the_time_of_the_stream() {
     assert!(one[..2] == other[..2]);
     assert!(one[2] != other[2]);
 }
+
+#[test]
+fn properties_follow_a_curve() {
+    use gst_controller::prelude::*;
+    let info = info(VideoFormat::Rgb, 32, 24, 25);
+    let mut harness = harness("");
+    set_caps(&mut harness, &info);
+    let element = element(&harness);
+    let curve = gst_controller::InterpolationControlSource::new();
+    curve.set_mode(gst_controller::InterpolationMode::Linear);
+    for (milliseconds, strength) in [(0, 0.0), (80, 1.0)] {
+        assert!(curve.set(gst::ClockTime::from_mseconds(milliseconds), strength));
+    }
+    let binding = gst_controller::DirectControlBinding::new_absolute(&element, "strength", &curve);
+    element.add_control_binding(&binding).unwrap();
+    for (seed, strength) in [(0, 0.0), (1, 0.5), (2, 1.0)] {
+        let content = frame(&info, seed);
+        let painted = harness.push_and_pull(content.copy_deep().unwrap()).unwrap();
+        assert!((element.property::<f64>("strength") - strength).abs() < 1e-6);
+        assert_eq!(bytes(&painted) == bytes(&content), strength == 0.0);
+    }
+}

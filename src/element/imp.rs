@@ -264,6 +264,17 @@ impl BaseTransformImpl for NeuralStyle {
     const PASSTHROUGH_ON_SAME_CAPS: bool = false;
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
+    fn before_transform(&self, buffer: &gst::BufferRef) {
+        let segment = self.obj().segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>();
+        if let Some(time) = segment.and_then(|segment| segment.to_stream_time(buffer.pts()))
+            && let Err(error) = self.obj().sync_values(time)
+        {
+            gst::warning!(CAT, imp = self, "The controlled properties keep their values: {error}");
+        }
+        self.parent_before_transform(buffer);
+    }
+
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let properties = self.properties();
         let stylizer = properties.stylizer().map_err(|error| error_message(&error))?;

@@ -196,6 +196,7 @@ impl Properties {
                 .maximum(*Settings::LEARNING_RATES.end())
                 .default_value(numbers.learning_rate)
                 .mutable_playing()
+                .controllable()
                 .build(),
             count("iterations", "Iterations", "Optimizer steps for each frame after the first", numbers.iterations),
             count(
@@ -253,6 +254,7 @@ impl Properties {
                 .maximum(1.0)
                 .default_value(numbers.strength)
                 .mutable_playing()
+                .controllable()
                 .build(),
             text(
                 "content-layers",
@@ -345,6 +347,7 @@ fn weight(name: &str, nick: &str, blurb: &str, default: f64) -> glib::ParamSpec 
         .maximum(*Settings::WEIGHTS.end())
         .default_value(default)
         .mutable_playing()
+        .controllable()
         .build()
 }
 
@@ -356,5 +359,6 @@ fn count(name: &str, nick: &str, blurb: &str, default: u32) -> glib::ParamSpec {
         .maximum(*Settings::ITERATIONS.end())
         .default_value(default)
         .mutable_playing()
+        .controllable()
         .build()
 }
