@@ -195,7 +195,7 @@ impl Stylizer {
     /// Lets the paint follow a change of what is minimized, however old it is.
     fn renew_paint(&mut self) {
         if let Some(history) = &mut self.history {
-            history.optimizer.renew();
+            history.optimizer.renew(1.0);
         }
     }
 

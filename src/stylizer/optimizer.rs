@@ -46,9 +46,9 @@ impl Adam {
         Self { first_moment, second_moment, freshness: vec![1.0; pixels], steps: 0 }
     }
 
-    /// Makes all paint new, so that it can follow a change of what is minimized.
-    pub(super) fn renew(&mut self) {
-        self.freshness.fill(1.0);
+    /// Makes all paint at least so fresh.
+    pub(super) fn renew(&mut self, freshness: f32) {
+        self.freshness.iter_mut().for_each(|old| *old = old.max(freshness));
     }
 
     pub(super) fn memory(&mut self) -> Memory<'_> {

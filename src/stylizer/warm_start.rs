@@ -14,6 +14,8 @@ use crate::{
 /// Motion from this many pixels on wears paint by this share in a frame.
 const MOTION: f32 = 0.25;
 const MOTION_WEAR: f32 = 0.04;
+/// The least freshness of paint that does not follow the motion, so that it goes on with what moves under it.
+const STANDING: f32 = 0.2;
 /// A change of fewer levels is noise, and one of so many more than that makes paint new.
 const CALM_CHANGE: f32 = 1.5;
 const FULL_CHANGE: f32 = 64.0;
@@ -69,12 +71,18 @@ impl History {
         let mut trust = None;
         let mut image = match (warm_start, motion) {
             (WarmStart::None, _) => return Start::from(content.clone()),
-            (WarmStart::Previous, _) => return Start { image: self.stylized, optimizer: self.optimizer, trust: None },
+            (WarmStart::Previous, _) => {
+                self.optimizer.renew(STANDING);
+                return Start { image: self.stylized, optimizer: self.optimizer, trust: None };
+            }
             (WarmStart::Flow, Some(motion)) => {
                 trust = Some(motion.trust.clone());
                 self.moved_residual(motion, warper)
             }
-            (WarmStart::Residual | WarmStart::Flow, _) => self.residual(),
+            (WarmStart::Residual | WarmStart::Flow, _) => {
+                self.optimizer.renew(STANDING);
+                self.residual()
+            }
         };
         for (value, content) in image.data_mut().iter_mut().zip(content.data()) {
             *value = (*value + content).clamp(0.0, 255.0);
@@ -208,6 +216,18 @@ mod tests {
         let kept = 1.0 - MOTION_WEAR;
         assert!((freshness[row + 44] - (1.0 - 0.75 * kept)).abs() < 1e-2, "{}", freshness[row + 44]);
         assert!(second.iter().all(|value| (value - 1.0).abs() < 1e-3));
+    }
+
+    #[test]
+    fn paint_that_does_not_follow_the_motion_stays_fresh() {
+        for (warm_start, least) in
+            [(WarmStart::Previous, STANDING), (WarmStart::Residual, STANDING), (WarmStart::Flow, 0.0)]
+        {
+            let mut history = history(waves(64, 48, 0.0), waves(64, 48, 0.0));
+            history.optimizer.memory().freshness.fill(0.0);
+            let freshness = start(history, warm_start, &waves(64, 48, 0.0)).optimizer.memory().freshness.to_vec();
+            assert!(freshness.iter().all(|freshness| (freshness - least).abs() < 1e-3), "{warm_start:?}");
+        }
     }
 
     #[test]
