@@ -157,7 +157,7 @@ pub enum Error {
     },
 
     /// The system has no more threads to give.
-    #[error("cannot start the computing threads: {0}")]
+    #[error("cannot start a thread: {0}")]
     Threads(std::io::Error),
 
     /// A tensor operation failed; on a GPU most often because its memory is full.

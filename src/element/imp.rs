@@ -49,6 +49,8 @@ const FORMATS: [VideoFormat; 10] = [
     VideoFormat::Abgr,
 ];
 const SMALLEST_SIDE: i32 = 16;
+/// What a style that cannot be used leads to.
+const KEEPING_STYLE: &str = "Keeping the last style";
 
 /// What lives from start to stop.
 struct State {
@@ -83,11 +85,17 @@ impl NeuralStyle {
         if properties.style != state.applied.style {
             gst::info!(CAT, imp = self, "Style is now {}", properties.style);
             let name = properties.style.clone();
-            if lock(&self.pace).budget(properties.frame_budget).is_some() {
-                // Large pictures take longer to decode than a frame has.
-                state.loading = Some(thread::spawn(move || style::load(&name)));
-            } else {
+            // A style that is still being loaded is out of date.
+            state.loading = None;
+            if lock(&self.pace).budget(properties.frame_budget).is_none() {
                 self.change_style(state, style::load(&name), running_time);
+            } else {
+                // Large pictures take longer to decode than a frame has.
+                let loading = thread::Builder::new().name("neuralstyle-load".to_owned());
+                match loading.spawn(move || style::load(&name)) {
+                    Ok(loading) => state.loading = Some(loading),
+                    Err(error) => self.warn_unless(Err(Error::Threads(error)), KEEPING_STYLE),
+                }
             }
         }
         if let Some(loaded) = state.loading.take_if(|loading| loading.is_finished()) {
@@ -113,7 +121,7 @@ impl NeuralStyle {
         if changed.is_ok() {
             state.transition = running_time.filter(|_| self.properties().style_transition > 0);
         }
-        self.warn_unless(changed, "Keeping the last style");
+        self.warn_unless(changed, KEEPING_STYLE);
     }
 
     fn warn_unless(&self, result: Result<()>, consequence: &str) {
@@ -182,7 +190,6 @@ impl NeuralStyle {
             Some(time) => state.stylizer.stylize_within(&content, time)?,
             None => state.stylizer.stylize(&content)?,
         };
-        let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         painted.write_packed(pixels, stride, format)?;
         Ok(report)
     }
