@@ -23,7 +23,7 @@ missing_parts() {
     command -v cc >/dev/null || echo "a C compiler (cc)"
     if command -v pkg-config >/dev/null; then
         for module in gstreamer-1.0 gstreamer-base-1.0 gstreamer-video-1.0 gstreamer-app-1.0 gstreamer-check-1.0 \
-            gstreamer-pbutils-1.0; do
+            gstreamer-controller-1.0 gstreamer-pbutils-1.0; do
             pkg-config --exists "$module" || echo "the development files of $module"
         done
     else
