@@ -35,10 +35,10 @@ pub fn measure(motion: &mut Motion, last: &Pyramid, new: &Pyramid) {
         for x in 0..new.width() {
             let (flow_x, flow_y, trust) = mean(flow, trust, level, (x, y));
             let (there_x, there_y) = (x as f32 + flow_x, y as f32 + flow_y);
-            let (level, level_there) = (new.row(y)[x], at(last, there_x, there_y));
-            changes.row_mut(y)[x] = (level - level_there).abs();
-            let here = level - at(new_coarse, to_coarse(x as f32), to_coarse(y as f32));
-            let there = level_there - at(last_coarse, to_coarse(there_x), to_coarse(there_y));
+            let (grey, grey_there) = (new.row(y)[x], at(last, there_x, there_y));
+            changes.row_mut(y)[x] = (grey - grey_there).abs();
+            let here = grey - at(new_coarse, to_coarse(x as f32), to_coarse(y as f32));
+            let there = grey_there - at(last_coarse, to_coarse(there_x), to_coarse(there_y));
             let energy = here * here + there * there;
             all += energy + NOISE;
             new_texture += energy - trust * (2.0 * here * there).max(0.0);
@@ -60,7 +60,7 @@ fn to_level(levels: usize) -> impl Fn(f32) -> f32 {
     move |at| (at + 0.5) * scale - 0.5
 }
 
-/// The level of a plane at a place, beyond the edges as at the edge.
+/// The grey level of a plane at a place, beyond the edges as at the edge.
 fn at(plane: &Plane, x: f32, y: f32) -> f32 {
     plane.at(x.clamp(0.0, (plane.width() - 1) as f32), y.clamp(0.0, (plane.height() - 1) as f32))
 }
