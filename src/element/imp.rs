@@ -88,7 +88,7 @@ impl NeuralStyle {
             // A style that is still being loaded is out of date.
             state.loading = None;
             if lock(&self.pace).budget(properties.frame_budget).is_none() {
-                self.change_style(state, style::load(&name), running_time);
+                self.change_style(state, style::load(&name), &properties, running_time);
             } else {
                 // Large pictures take longer to decode than a frame has.
                 let loading = thread::Builder::new().name("neuralstyle-load".to_owned());
@@ -100,7 +100,7 @@ impl NeuralStyle {
         }
         if let Some(loaded) = state.loading.take_if(|loading| loading.is_finished()) {
             let picture = loaded.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-            self.change_style(state, picture, running_time);
+            self.change_style(state, picture, &properties, running_time);
         }
         if let Some(start) = state.transition {
             let passed = running_time.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
@@ -116,10 +116,16 @@ impl NeuralStyle {
         }
     }
 
-    fn change_style(&self, state: &mut State, picture: Result<Image>, running_time: Option<gst::ClockTime>) {
+    fn change_style(
+        &self,
+        state: &mut State,
+        picture: Result<Image>,
+        properties: &Properties,
+        running_time: Option<gst::ClockTime>,
+    ) {
         let changed = picture.and_then(|picture| state.stylizer.set_style(picture));
         if changed.is_ok() {
-            state.transition = running_time.filter(|_| self.properties().style_transition > 0);
+            state.transition = running_time.filter(|_| properties.style_transition > 0);
         }
         self.warn_unless(changed, KEEPING_STYLE);
     }

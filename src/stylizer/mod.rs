@@ -80,7 +80,7 @@ pub struct Report {
     pub scene: u64,
     /// How many steps were taken.
     pub iterations: u32,
-    /// The losses before the last step.
+    /// The losses before the last step. They and the numbers below are 0 if there was none.
     pub losses: Losses,
     /// The total variation before the last step, as [`total_variation`] defines it.
     pub total_variation: f64,
@@ -185,8 +185,9 @@ impl Stylizer {
     ///
     /// If the device runs out of memory.
     pub fn set_style_share(&mut self, share: f64) -> Result<()> {
-        if let Some(style) = &mut self.style {
-            style.set_share(self.objective.as_mut(), share.clamp(0.0, 1.0))?;
+        if let Some(style) = &mut self.style
+            && style.set_share(self.objective.as_mut(), share.clamp(0.0, 1.0))?
+        {
             self.renew_paint();
         }
         Ok(())
@@ -216,8 +217,9 @@ impl Stylizer {
     }
 
     /// Paints a frame in a given time: with as many iterations as are likely to fit, but no more than
-    /// [`stylize`](Self::stylize) would take. It takes one at least, unless there is no time at all: then the frame gets
-    /// the paint of the last one, moved along. The picture depends on how fast the machine is.
+    /// [`stylize`](Self::stylize) would take, and at least one. Only if there is no time at all there is none: the frame
+    /// gets the paint of the last one, moved along, if it starts from that. The picture depends on how fast the machine
+    /// is.
     ///
     /// A first frame gets no more time. It is painted roughly, and the frames that follow go on with it.
     ///
@@ -260,7 +262,8 @@ impl Stylizer {
         };
         let Start { mut image, mut optimizer, trust } = start;
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
-        let (terms, iterations) = if budget == Some(Duration::ZERO) && !schedule.is_first() {
+        let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
+        let (terms, iterations) = if is_painted && budget == Some(Duration::ZERO) {
             (Terms::default(), 0)
         } else {
             self.objective.set_content(&content)?;
@@ -297,6 +300,8 @@ impl Stylizer {
         if style.working_size() != Some(size) {
             style.prepare(self.objective.as_mut(), size)?;
             self.style_updates += 1;
+            // At another size everything takes another time.
+            self.costs = Costs::default();
         }
         Ok(())
     }

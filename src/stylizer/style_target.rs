@@ -44,14 +44,16 @@ impl StyleTarget {
         self.last = (last.working_size == self.working_size).then(|| last.aim());
     }
 
-    /// Lets the objective aim at a share of the way from the last style, 0, to this one, 1, where the way ends.
-    pub(super) fn set_share(&mut self, objective: &mut dyn Objective, share: f64) -> Result<()> {
-        if self.last.is_some() && share != self.share {
+    /// Lets the objective aim at a share of the way from the last style, 0, to this one, 1, where the way ends. Tells
+    /// whether it aims elsewhere than before.
+    pub(super) fn set_share(&mut self, objective: &mut dyn Objective, share: f64) -> Result<bool> {
+        let changes = self.last.is_some() && share != self.share;
+        if changes {
             self.share = share;
             objective.set_style(&self.aim())?;
-            self.last.take_if(|_| share >= 1.0);
         }
-        Ok(())
+        self.last.take_if(|_| share >= 1.0);
+        Ok(changes)
     }
 
     /// The Gram matrices that the objective aims at.
