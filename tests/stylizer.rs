@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Films of several scenes, and of still ones.
+//! The stylizer over many frames: scenes and their cuts, rest, too little time, and new styles.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gstneuralstyle::{
     Processor,
@@ -123,4 +123,66 @@ fn old_paint_follows_a_new_style_and_new_weights() {
         let changed = loss_after(&mut stylizer, 30);
         assert!(changed < 1.25 * alone, "{style}, {weight}: {changed} {alone}");
     }
+}
+
+#[test]
+fn with_time_enough_nothing_changes() {
+    let [mut free, mut timed] = [(); 2].map(|()| stylizer("glass", settings(WarmStart::Flow)));
+    for frame in 0..3 {
+        let (expected, report) = free.stylize(&hills(0.5, frame)).unwrap();
+        let (painted, timed) = timed.stylize_within(&hills(0.5, frame), Duration::from_secs(1000)).unwrap();
+        assert_eq!(timed.iterations, report.iterations);
+        assert!(painted == expected, "frame {}", report.frame);
+    }
+}
+
+#[test]
+fn without_time_there_is_still_paint() {
+    let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
+    let mut iterations = |frame: &Image, budget: Duration| {
+        let (painted, report) = stylizer.stylize_within(frame, budget).unwrap();
+        (painted, report.iterations)
+    };
+    // A first frame gets some, and so does any frame that has the least time.
+    assert_eq!(iterations(&hills(0.5, 0), Duration::ZERO).1, 1);
+    let (first, count) = iterations(&hills(0.5, 0), Duration::from_nanos(1));
+    assert_eq!(count, 1);
+    let (second, count) = iterations(&hills(0.5, 0), Duration::ZERO);
+    assert_eq!(count, 0);
+    let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(gap(&first, &second) < 0.1, "{}", gap(&first, &second));
+    assert!(gap(&first, &hills(0.5, 0)) > 10.0);
+    assert_eq!(iterations(&hills(0.5, 1), Duration::from_secs(1000)).1, 1);
+}
+
+#[test]
+fn without_time_a_frame_that_starts_without_paint_gets_some() {
+    let mut stylizer = stylizer("glass", settings(WarmStart::None));
+    for _ in 0..2 {
+        assert_eq!(stylizer.stylize_within(&hills(0.5, 0), Duration::ZERO).unwrap().1.iterations, 1);
+    }
+}
+
+#[test]
+fn a_style_crosses_into_the_next() {
+    // What comes after a change of style that has come so far.
+    let painted = |style: &str, share: f64| {
+        let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
+        stylizer.stylize(&hills(0.5, 0)).unwrap();
+        stylizer.set_style(style::load(style).unwrap()).unwrap();
+        stylizer.set_style_share(share).unwrap();
+        stylizer.stylize(&hills(0.5, 0)).unwrap().0
+    };
+    let (last, half, new) = (painted("glass", 1.0), painted("woodcut", 0.5), painted("woodcut", 1.0));
+    assert!(painted("woodcut", 0.0) == last);
+    assert!(half != last && half != new && new != last);
+
+    // A change on the way begins where that has come to.
+    let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
+    stylizer.stylize(&hills(0.5, 0)).unwrap();
+    for (name, share) in [("woodcut", 0.5), ("nocturne", 0.0)] {
+        stylizer.set_style(style::load(name).unwrap()).unwrap();
+        stylizer.set_style_share(share).unwrap();
+    }
+    assert!(stylizer.stylize(&hills(0.5, 0)).unwrap().0 == half);
 }
