@@ -8,7 +8,7 @@ use gstneuralstyle::{
     Processor,
     objective::Device,
     style,
-    stylizer::{Image, Settings, Stylizer, WarmStart},
+    stylizer::{DebugView, Image, Settings, Stylizer, WarmStart},
     vgg::Vgg,
 };
 
@@ -185,4 +185,22 @@ fn a_style_crosses_into_the_next() {
         stylizer.set_style_share(share).unwrap();
     }
     assert!(stylizer.stylize(&hills(0.5, 0)).unwrap().0 == half);
+}
+
+#[test]
+fn a_debug_view_changes_only_what_is_shown() {
+    let [mut plain, mut debugged] = [(); 2].map(|()| stylizer("glass", settings(WarmStart::Flow)));
+    let views = [DebugView::Painted, DebugView::Flow, DebugView::Mask, DebugView::Residual, DebugView::Painted];
+    for (frame, debug_view) in views.into_iter().enumerate() {
+        debugged.set_settings(Settings { debug_view, ..settings(WarmStart::Flow) }).unwrap();
+        let frame = hills(0.5, frame);
+        let ((painted, _), (shown, _)) = (plain.stylize(&frame).unwrap(), debugged.stylize(&frame).unwrap());
+        assert_eq!(shown.size(), painted.size());
+        assert_eq!(shown == painted, debug_view == DebugView::Painted, "{debug_view:?}");
+    }
+    // It is found for the view alone, too.
+    let mut stylizer = stylizer("glass", Settings { debug_view: DebugView::Mask, ..settings(WarmStart::None) });
+    let masks = [0, 1].map(|frame| stylizer.stylize(&hills(0.5, frame)).unwrap().0);
+    assert_eq!(masks[0], Image::filled(WIDTH, HEIGHT, 0.0));
+    assert!(masks[1].data().iter().filter(|value| **value > 250.0).count() > masks[1].data().len() / 2);
 }

@@ -84,11 +84,43 @@ impl From<WarmStart> for stylizer::WarmStart {
     }
 }
 
+/// The property `debug-view`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstNeuralStyleDebugView")]
+#[non_exhaustive]
+pub enum DebugView {
+    /// See [`stylizer::DebugView::Painted`].
+    #[default]
+    #[enum_value(name = "Painted: the painted frame", nick = "painted")]
+    Painted,
+    /// See [`stylizer::DebugView::Flow`].
+    #[enum_value(name = "Flow: where things were in the last frame, the direction as a hue", nick = "flow")]
+    Flow,
+    /// See [`stylizer::DebugView::Mask`].
+    #[enum_value(name = "Mask: where the flow is trusted, in white", nick = "mask")]
+    Mask,
+    /// See [`stylizer::DebugView::Residual`].
+    #[enum_value(name = "Residual: half of what is painted onto the frame, from grey", nick = "residual")]
+    Residual,
+}
+
+impl From<DebugView> for stylizer::DebugView {
+    fn from(debug_view: DebugView) -> Self {
+        match debug_view {
+            DebugView::Painted => Self::Painted,
+            DebugView::Flow => Self::Flow,
+            DebugView::Mask => Self::Mask,
+            DebugView::Residual => Self::Residual,
+        }
+    }
+}
+
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     #[cfg(feature = "doc")]
     {
         Pooling::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         WarmStart::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        DebugView::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     }
     gst::Element::register(Some(plugin), "neuralstyle", gst::Rank::NONE, NeuralStyle::static_type())
 }

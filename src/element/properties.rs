@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gst::{glib, prelude::*};
 
-use super::{Pooling, WarmStart};
+use super::{DebugView, Pooling, WarmStart};
 use crate::{
     Processor, Result, style,
     stylizer::{Settings, Stylizer},
@@ -37,6 +37,7 @@ pub struct Properties {
     style_layers: String,
     pooling: Pooling,
     warm_start: WarmStart,
+    debug_view: DebugView,
     /// The numbers; its other fields come from those above.
     numbers: Settings,
 }
@@ -56,6 +57,7 @@ impl Default for Properties {
             style_layers: Settings::STYLE_LAYERS.to_owned(),
             pooling: Pooling::default(),
             warm_start: WarmStart::default(),
+            debug_view: DebugView::default(),
             numbers: Settings::default(),
         }
     }
@@ -69,6 +71,7 @@ impl Properties {
             style_layers: parse_layers(&self.style_layers)?,
             pooling: self.pooling.into(),
             warm_start: self.warm_start.into(),
+            debug_view: self.debug_view.into(),
             ..self.numbers.clone()
         })
     }
@@ -107,6 +110,7 @@ impl Properties {
             "style-layers" => self.style_layers = text(default().style_layers),
             "pooling" => self.pooling = read(value),
             "warm-start" => self.warm_start = read(value),
+            "debug-view" => self.debug_view = read(value),
             "content-weight" => self.numbers.content_weight = read(value),
             "style-weight" => self.numbers.style_weight = read(value),
             "tv-weight" => self.numbers.tv_weight = read(value),
@@ -135,6 +139,7 @@ impl Properties {
             "style-layers" => self.style_layers.to_value(),
             "pooling" => self.pooling.to_value(),
             "warm-start" => self.warm_start.to_value(),
+            "debug-view" => self.debug_view.to_value(),
             "content-weight" => self.numbers.content_weight.to_value(),
             "style-weight" => self.numbers.style_weight.to_value(),
             "tv-weight" => self.numbers.tv_weight.to_value(),
@@ -280,6 +285,11 @@ impl Properties {
             glib::ParamSpecEnum::builder_with_default("warm-start", default.warm_start)
                 .nick("Warm start")
                 .blurb("What the optimization of each frame after the first starts from")
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("debug-view", default.debug_view)
+                .nick("Debug view")
+                .blurb("What is shown: the picture, or what goes on inside, for those who tune")
                 .mutable_playing()
                 .build(),
             text(

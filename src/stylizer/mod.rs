@@ -3,6 +3,7 @@
 //! One frame in, the same frame painted out.
 
 mod budget;
+mod debug_view;
 mod image;
 mod optimizer;
 mod settings;
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use debug_view::DebugView;
 pub use image::{Image, PackedFormat};
 pub use optimizer::Adam;
 pub use settings::Settings;
@@ -244,12 +246,14 @@ impl Stylizer {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
             history => history,
         };
-        let Settings { warm_start, scene_threshold, .. } = self.settings;
+        let Settings { warm_start, scene_threshold, debug_view, .. } = self.settings;
         let motion = match &history {
             Some(history) if self.settings.need_motion() => Some(self.estimator.between(&history.content, &content)),
             _ => None,
         };
-        let is_cut = motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
+        let shown_motion = motion.filter(|_| debug_view.shows_motion()).cloned();
+        let is_cut =
+            warm_start != WarmStart::None && motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
         let (start, schedule) = match history {
             Some(history) if !is_cut => {
                 let start = history.start(warm_start, &content, motion, &mut self.warper);
@@ -271,7 +275,10 @@ impl Stylizer {
             self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?
         };
         let optimized = Instant::now();
-        let painted = compose(frame, &content, &image, self.settings.strength)?;
+        let painted = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
+            Some(picture) => picture.resized(frame.width(), frame.height())?,
+            None => compose(frame, &content, &image, self.settings.strength)?,
+        };
         self.costs.composition_took(optimized.elapsed());
         self.history = Some(History { content, stylized: image, optimizer });
 

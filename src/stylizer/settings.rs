@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::WarmStart;
+use super::{DebugView, WarmStart};
 use crate::{
     Error, Result,
     objective::{LossWeights, Network, Pooling},
@@ -43,6 +43,8 @@ pub struct Settings {
     /// The share of a frame's texture that must be new, not to be found in the frame before, for a new scene to begin
     /// with it; 1 is never. Not with [`WarmStart::None`].
     pub scene_threshold: f64,
+    /// What is shown.
+    pub debug_view: DebugView,
 }
 
 impl Settings {
@@ -91,11 +93,12 @@ impl Settings {
 
     /// Whether it matters how things move from one frame to the next.
     pub(super) fn need_motion(&self) -> bool {
-        match self.warm_start {
+        let needed = match self.warm_start {
             WarmStart::None => false,
             WarmStart::Previous | WarmStart::Residual => self.scene_threshold < 1.0,
             WarmStart::Flow => true,
-        }
+        };
+        needed || self.debug_view.shows_motion()
     }
 
     /// Whether they make another picture the best than those settings.
@@ -130,6 +133,7 @@ impl Default for Settings {
             pooling: Pooling::default(),
             warm_start: WarmStart::default(),
             scene_threshold: 0.77,
+            debug_view: DebugView::default(),
         }
     }
 }
