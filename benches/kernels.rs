@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Each kernel at the shapes that an image of 256x256 has in VGG, and one iteration at that size.
+//! Each kernel at the shapes that an image of 256x256 has in VGG, one iteration at that size, and one frame of 320x180.
 
 use std::sync::{Arc, LazyLock};
 
@@ -8,10 +8,12 @@ use divan::{Bencher, counter::ItemsCount};
 use gstneuralstyle::{
     Processor,
     kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, FirstConvolution, GramMatrix, Incoming, Kind, Lanes, Shape,
+        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, Lanes,
+        Shape,
     },
-    objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
-    stylizer::Image,
+    objective::{Device, FusedObjective, LossWeights, Network, Objective, Pooling},
+    style,
+    stylizer::{Image, Settings, Stylizer},
     vgg::{Convolution, Layer, Vgg, parse_layers},
 };
 
@@ -57,8 +59,7 @@ fn image(seed: usize) -> Image {
 fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
-    kernels::transform_filters(&mut engine, convolution, Direction::Forward, &mut filters);
+    let filters = Filters::new(&mut engine, convolution, Direction::Forward);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
     let (input, mut output) = (features(inputs), features(outputs));
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
@@ -69,11 +70,24 @@ fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
 }
 
 #[divan::bench(args = each(&LAYERS))]
-fn transform_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
+fn convolve_back(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
-    bencher.bench_local(|| kernels::transform_filters(&mut engine, convolution, Direction::Backward, &mut filters));
+    let filters = Filters::new(&mut engine, convolution, Direction::Backward);
+    let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
+    let (mut input, output) = (features(inputs), features(outputs));
+    let mask = vec![0x5555; input.len()];
+    let products = inputs.channels * outputs.channels * 9 * outputs.positions();
+    bencher.counter(ItemsCount::new(products)).bench_local(|| {
+        kernels::convolve(&mut engine, outputs, &output, &filters, Epilogue::Masked(&mask), &mut input);
+    });
+}
+
+#[divan::bench(args = each(&LAYERS))]
+fn pack_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    let convolution = convolution(layer);
+    let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
+    bencher.bench_local(|| Filters::new(&mut engine, convolution, Direction::Backward));
 }
 
 #[divan::bench(args = kinds())]
@@ -139,4 +153,23 @@ fn iteration(bencher: Bencher, kind: Kind) {
     let (image, mut gradient) = (image(1), image(1));
     let weights = LossWeights { content: 1.0, style: 10.0 };
     bencher.bench_local(|| objective.evaluate(&image, weights, &mut gradient).unwrap());
+}
+
+#[divan::bench(args = kinds())]
+fn frame(bencher: Bencher, kind: Kind) {
+    let settings = Settings { iterations: 1, first_iterations: 1, ..Settings::default() };
+    let processor = Processor::new(kind, 0).unwrap();
+    let mut stylizer = Stylizer::new(VGG.clone(), Device::Cpu, processor, settings).unwrap();
+    let picture = style::load("woodcut").unwrap();
+    let mut frames = [0, 2].map(|shift| film(&picture, shift)).into_iter().cycle();
+    stylizer.set_style(picture).unwrap();
+    stylizer.stylize(&frames.next().unwrap()).unwrap();
+    bencher.with_inputs(|| frames.next().unwrap()).bench_local_values(|frame| stylizer.stylize(&frame).unwrap());
+}
+
+/// A frame of 320x180 that shows a part of a picture, some pixels further right.
+fn film(picture: &Image, shift: usize) -> Image {
+    let picture = picture.resized(336, 180).unwrap();
+    let rows = picture.data().chunks_exact(336).flat_map(|row| row[shift..shift + 320].to_vec());
+    Image::from_planes(320, 180, rows.collect()).unwrap()
 }

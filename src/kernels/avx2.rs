@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! AVX2 with FMA: sixteen numbers are two registers, and there are 16 of them.
+//! AVX2 with FMA and F16C: sixteen numbers are two registers, and there are 16 of them.
 
 use std::arch::x86_64::*;
 
 use super::{
     matrix::{self, Product},
-    vector::{Lanes, Task, Vector},
+    vector::{HalfLanes, Lanes, Task, Vector},
 };
 
 #[derive(Clone, Copy)]
 pub struct Avx2(__m256, __m256);
 
-/// Runs `task` with AVX2 and FMA.
+/// Runs `task` with AVX2, FMA and F16C.
 ///
 /// # Safety
 ///
-/// The processor must have both.
-#[target_feature(enable = "avx2,fma")]
+/// The processor must have all three.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn run(task: impl Task) {
     task.run::<Avx2>();
 }
@@ -45,6 +45,15 @@ impl Vector for Avx2 {
     fn load(from: &Lanes) -> Self {
         // SAFETY: see above.
         unsafe { Self(_mm256_load_ps(from.0.as_ptr()), _mm256_load_ps(from.0.as_ptr().add(8))) }
+    }
+
+    #[inline(always)]
+    fn widen(from: &HalfLanes) -> Self {
+        // SAFETY: see above; they are as many, on a multiple of 32 bytes.
+        unsafe {
+            let start = from.0.as_ptr().cast::<__m128i>();
+            Self(_mm256_cvtph_ps(_mm_load_si128(start)), _mm256_cvtph_ps(_mm_load_si128(start.add(1))))
+        }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::{
     matrix::{self, Product},
-    vector::{Lanes, Task, Vector},
+    vector::{HalfLanes, Lanes, Task, Vector},
 };
 
 #[derive(Clone, Copy)]
@@ -32,6 +32,12 @@ impl Vector for Avx512 {
     fn load(from: &Lanes) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm512_load_ps(from.0.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn widen(from: &HalfLanes) -> Self {
+        // SAFETY: see above; they are as many, on a multiple of 32 bytes.
+        Self(unsafe { _mm512_cvtph_ps(_mm256_load_si256(from.0.as_ptr().cast())) })
     }
 
     #[inline(always)]

@@ -1,53 +1,82 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The transformed filters of all convolutions.
+//! The filters of a convolution, packed for the kernels.
 
-use super::{Direction, Engine, Lanes, transform_filters, transformed_len};
+use half::{f16, slice::HalfFloatSliceExt};
+
+use super::{
+    Engine,
+    threads::Parts,
+    vector::{HalfLanes, LANES},
+};
 use crate::vgg::Convolution;
 
-/// Transformed filters, which take four times the memory of the weights in each direction.
+/// Weights of a filter for one channel.
+pub const TAPS: usize = 9;
+
+/// Which way a convolution is passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From input to output.
+    Forward,
+    /// From the gradient of the output to that of the input.
+    Backward,
+}
+
+/// The filters of a convolution in one direction.
+///
+/// Small images do so little with each weight that reading the weights takes longer than computing. So they are short:
+/// numbers of 16 bits, exact for weights that were published in that format and right to 2^-11 for others.
 pub struct Filters {
-    /// Whether those of all convolutions stay, or only those that were last asked for.
-    keep: bool,
-    /// For each convolution, forward and backward; empty until they are asked for.
-    transformed: Vec<[Vec<Lanes>; 2]>,
-    last: Vec<Lanes>,
+    /// Channels that go in.
+    pub(super) inputs: usize,
+    /// Channels that come out.
+    pub(super) outputs: usize,
+    /// What a one among the packed weights stands for: a power of two, so that the largest are just in range.
+    pub(super) unit: f32,
+    /// `[panel of outputs][input][block of outputs][tap]`
+    pub(super) packed: Vec<HalfLanes>,
 }
 
 impl Filters {
-    /// Filters of so many convolutions.
-    pub fn new(convolutions: usize, keep: bool) -> Self {
-        let transformed = if keep { vec![Default::default(); convolutions] } else { Vec::new() };
-        Self { keep, transformed, last: Vec::new() }
-    }
-
-    /// Whether the filters of all convolutions stay.
-    pub fn keeps_all(&self) -> bool {
-        self.keep
-    }
-
-    /// The filters of `convolution`, which has this number.
-    pub fn get(
-        &mut self,
-        engine: &mut Engine,
-        number: usize,
-        convolution: &Convolution,
-        direction: Direction,
-    ) -> &[Lanes] {
-        let len = transformed_len(convolution);
-        if self.keep {
-            let filters = &mut self.transformed[number][direction as usize];
-            if filters.is_empty() {
-                filters.resize(len, Lanes::ZERO);
-                transform_filters(engine, convolution, direction, filters);
+    /// Packs the filters of `convolution`, whose channels are multiples of 32.
+    pub fn new(engine: &mut Engine, convolution: &Convolution, direction: Direction) -> Self {
+        let (inputs, outputs) = match direction {
+            Direction::Forward => (convolution.inputs, convolution.outputs),
+            Direction::Backward => (convolution.outputs, convolution.inputs),
+        };
+        let panel = engine.kind().panel();
+        assert!(inputs.is_multiple_of(LANES) && outputs.is_multiple_of(panel * LANES));
+        let largest = convolution.weight.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+        let unit = unit(largest);
+        let mut packed = vec![HalfLanes::default(); TAPS * inputs * outputs / LANES];
+        let parts = Parts::new(&mut packed);
+        engine.for_each(outputs / LANES, 0, |block, _| {
+            for input in 0..inputs {
+                let start = ((block / panel * inputs + input) * panel + block % panel) * TAPS;
+                // SAFETY: no other job has this block.
+                let taps = unsafe { parts.part(start..start + TAPS) };
+                for (tap, lanes) in taps.iter_mut().enumerate() {
+                    let weights: [f32; LANES] = std::array::from_fn(|lane| {
+                        let output = block * LANES + lane;
+                        // Backward, an output reaches the input from the other side.
+                        let (filter, tap) = match direction {
+                            Direction::Forward => (output * inputs + input, tap),
+                            Direction::Backward => (input * outputs + output, TAPS - 1 - tap),
+                        };
+                        convolution.weight[TAPS * filter + tap] / unit
+                    });
+                    lanes.0.convert_from_f32_slice(&weights);
+                }
             }
-            return filters;
-        }
-        if self.last.len() < len {
-            self.last.resize(len, Lanes::ZERO);
-        }
-        let filters = &mut self.last[..len];
-        transform_filters(engine, convolution, direction, filters);
-        filters
+        });
+        Self { inputs, outputs, unit, packed }
     }
+}
+
+/// The power of two by which to divide numbers of which this is the largest.
+fn unit(largest: f32) -> f32 {
+    // One bit of room, as rounding may reach the next power.
+    let exponent = (largest / f16::MAX.to_f32()).log2().ceil() + 1.0;
+    exponent.clamp(-100.0, 100.0).exp2()
 }

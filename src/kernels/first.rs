@@ -197,6 +197,7 @@ impl Task for Backward<'_> {
             c: products.as_mut_ptr(),
             c_step: rows,
             columns: TAP_BLOCKS,
+            add: false,
         };
         // SAFETY: the rows are inside each block of the gradient, and the products are just as many.
         unsafe { V::multiply(&product) };

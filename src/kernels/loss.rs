@@ -120,6 +120,7 @@ impl Job<'_> {
             c: self.scratch[(row - self.rows.start) * blocks * STRETCH..][..blocks * STRETCH].as_mut_ptr(),
             c_step: STRETCH,
             columns: blocks,
+            add: false,
         };
         // SAFETY: the columns of this row are inside each block of the feature maps, and no other job writes to them.
         unsafe { V::multiply(&product) };

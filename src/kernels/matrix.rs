@@ -7,7 +7,7 @@
 
 use super::vector::{LANES, Lanes, Vector};
 
-/// `c = a b`, with `b` packed in panels of [`Vector::COLUMNS`] blocks of columns: `[panel][row of b][block]`.
+/// `c = a b`, or `c += a b`, with `b` packed in panels of [`Vector::COLUMNS`] blocks of columns: `[panel][row of b][block]`.
 ///
 /// Every number of `c` is summed in the order of the rows of `b`, however the rows of `a` are divided among tiles:
 /// the results do not depend on who computes what.
@@ -26,6 +26,8 @@ pub struct Product {
     pub c_step: usize,
     /// Columns of `b` and `c`, in blocks.
     pub columns: usize,
+    /// Whether the product is added to what is in `c`.
+    pub add: bool,
 }
 
 /// Computes `product` in tiles of `ROWS` rows and `COLUMNS` blocks, whose sums stay in registers.
@@ -51,6 +53,12 @@ pub unsafe fn multiply<V: Vector, const ROWS: usize, const COLUMNS: usize>(produ
                     row += 4;
                 }
             }
+            if ROWS > 2 {
+                while row + 2 <= product.rows {
+                    tile::<V, 2, COLUMNS>(product, panel, row);
+                    row += 2;
+                }
+            }
             while row < product.rows {
                 tile::<V, 1, COLUMNS>(product, panel, row);
                 row += 1;
@@ -67,6 +75,13 @@ unsafe fn tile<V: Vector, const ROWS: usize, const COLUMNS: usize>(product: &Pro
     let mut sums = [[V::splat(0.0); COLUMNS]; ROWS];
     // SAFETY: the caller vouches for the matrices, and for the tile to be inside.
     unsafe {
+        if product.add {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(&*product.c.add((panel * COLUMNS + n) * product.c_step + row + r));
+                }
+            }
+        }
         let mut a = product.a.add(row).cast::<f32>();
         let mut b = product.b.add(panel * product.depth * LANES * COLUMNS);
         for _ in 0..product.depth {

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::{Error, Result};
 
 pub use detect::{available, detect};
-pub use filters::Filters;
+pub use filters::{Direction, Filters};
 pub use first::FirstConvolution;
 pub use gram::GramMatrix;
 pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
@@ -36,7 +36,7 @@ pub use threads::Parts;
 use threads::Pool;
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector};
-pub use winograd::{Direction, Epilogue, convolve, transform_filters, transformed_len};
+pub use winograd::{Epilogue, convolve};
 
 /// A family of instructions that the kernels can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Kind {
     /// AVX-512 in float32.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX2 and FMA in float32.
+    /// AVX2, FMA and F16C in float32.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// What every processor of the target has, in float32.
@@ -77,7 +77,9 @@ impl Kind {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
             Self::Portable => true,
         }
     }

@@ -6,7 +6,7 @@ use std::array;
 
 use super::{
     matrix::{self, Product},
-    vector::{LANES, Lanes, Task, Vector},
+    vector::{HalfLanes, LANES, Lanes, Task, Vector},
 };
 
 #[derive(Clone, Copy)]
@@ -37,6 +37,14 @@ impl Vector for Portable {
     #[inline(always)]
     fn load(from: &Lanes) -> Self {
         Self(from.0)
+    }
+
+    #[inline(always)]
+    fn widen(from: &HalfLanes) -> Self {
+        // Sign, exponent and fraction in their places of the longer format, whose exponents begin 112 lower.
+        let rebase = f32::from_bits((127 + 112) << 23);
+        let widen = |bits: u32| f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * rebase;
+        Self(array::from_fn(|lane| widen(u32::from(from.0[lane].to_bits()))))
     }
 
     #[inline(always)]

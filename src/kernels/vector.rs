@@ -2,6 +2,8 @@
 
 //! Sixteen numbers at a time: the unit in which all data lies and the operations that every kernel is made of.
 
+use half::f16;
+
 /// Numbers in one [`Lanes`].
 pub const LANES: usize = 16;
 
@@ -14,6 +16,11 @@ impl Lanes {
     /// Sixteen zeros.
     pub const ZERO: Self = Self([0.0; LANES]);
 }
+
+/// Sixteen numbers in half the memory, and with eleven bits instead of 24.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[repr(C, align(32))]
+pub struct HalfLanes(pub [f16; LANES]);
 
 /// All numbers of a row of [`Lanes`].
 pub fn numbers(lanes: &mut [Lanes]) -> &mut [f32] {
@@ -32,6 +39,8 @@ pub trait Vector: Copy {
     const COLUMNS: usize;
 
     fn load(from: &Lanes) -> Self;
+    /// The same numbers in full length. Those too small for the normal half format may become zero.
+    fn widen(from: &HalfLanes) -> Self;
     fn store(self, to: &mut Lanes);
     fn splat(value: f32) -> Self;
     fn add(self, other: Self) -> Self;

@@ -3,9 +3,11 @@
 //! 3x3 convolution by the minimal filtering algorithm F(4x4, 3x3) of Winograd (1980; Lavin and Gray 2016): 36
 //! products for 16 outputs that take 144 directly.
 //!
-//! A job takes a few tiles of 4x4 outputs through all three steps, so that what is between them stays in the cache:
-//! the 6x6 inputs of each tile are transformed, the 36 matrices of tiles times channels multiplied with those of the
-//! filters, and the products transformed back.
+//! A job takes a few tiles of 4x4 outputs through all steps, so that what is between them stays in the cache: the 6x6
+//! inputs of each tile are transformed, and so are the filters; the 36 matrices of tiles times channels are multiplied
+//! with those of the filters, and the products transformed back. Transforming the filters in each job costs a few
+//! hundredths of the products. Transforming them once would cost more: they take four times the memory then, and
+//! memory is what small images wait for.
 //!
 //! The points of interpolation are 0, ±√½, ±√2 and infinity. Their products of one keep the transforms well
 //! conditioned: the error is a fraction of that of the common points 0, ±1, ±2.
@@ -16,29 +18,35 @@ use std::{
 };
 
 use super::{
-    Engine, Shape,
+    Engine, Filters, Shape,
+    filters::TAPS,
     matrix::Product,
     threads::Parts,
     vector::{LANES, Lanes, Task, Vector},
 };
-use crate::vgg::Convolution;
 
-/// An array of six by what each is. Closures, as `array::from_fn` has, would not surely be inlined.
+/// An array by what each element is. Closures, as `array::from_fn` has, would not surely be inlined.
+macro_rules! array {
+    ([$($value:literal),*] |$n:ident| $element:expr) => {
+        [$({
+            let $n: usize = $value;
+            $element
+        }),*]
+    };
+}
+
+/// An array of three.
+macro_rules! three {
+    (|$n:ident| $element:expr) => {
+        array!([0, 1, 2] | $n | $element)
+    };
+}
+
+/// An array of six.
 macro_rules! six {
     (|$n:ident| $element:expr) => {
-        [
-            six!($n = 0, $element),
-            six!($n = 1, $element),
-            six!($n = 2, $element),
-            six!($n = 3, $element),
-            six!($n = 4, $element),
-            six!($n = 5, $element),
-        ]
+        array!([0, 1, 2, 3, 4, 5] | $n | $element)
     };
-    ($n:ident = $value:literal, $element:expr) => {{
-        let $n: usize = $value;
-        $element
-    }};
 }
 
 /// Outputs of a tile on each side.
@@ -47,15 +55,11 @@ const SIDE: usize = 4;
 const REACH: usize = 6;
 /// Products of a tile.
 const POINTS: usize = REACH * REACH;
-
-/// Which way a convolution is passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From input to output.
-    Forward,
-    /// From the gradient of the output to that of the input.
-    Backward,
-}
+/// Tiles of a job, which meet each transformed filter while it is in the cache.
+const TILES: usize = 48;
+/// Blocks of inputs whose filters are transformed at a time: the matrix of one point fits into the first-level cache,
+/// those of all 36 into the second.
+const CHUNK: usize = 4;
 
 /// What becomes of the results of a convolution.
 #[derive(Clone, Copy)]
@@ -68,90 +72,19 @@ pub enum Epilogue<'a> {
     Plain,
 }
 
-/// Channels of input and output of `convolution`.
-fn channels(convolution: &Convolution, direction: Direction) -> (usize, usize) {
-    match direction {
-        Direction::Forward => (convolution.inputs, convolution.outputs),
-        Direction::Backward => (convolution.outputs, convolution.inputs),
-    }
-}
-
-/// How many [`Lanes`] the transformed filters of a convolution take, either way.
-pub fn transformed_len(convolution: &Convolution) -> usize {
-    POINTS * convolution.inputs * convolution.outputs / LANES
-}
-
-/// Writes the transformed filters to `filters`: for each point a matrix, inputs times outputs, packed as
-/// `Product` wants it.
-pub fn transform_filters(engine: &mut Engine, convolution: &Convolution, direction: Direction, filters: &mut [Lanes]) {
-    let (_, outputs) = channels(convolution, direction);
-    assert_eq!(filters.len(), transformed_len(convolution));
-    let kind = engine.kind();
-    let (panel, filters) = (kind.panel(), Parts::new(filters));
-    engine.for_each(outputs / LANES, 0, |block, _| {
-        kind.run(Filters { convolution, direction, panel, block, filters });
-    });
-}
-
-/// The filters of one block of outputs.
-struct Filters<'a> {
-    convolution: &'a Convolution,
-    direction: Direction,
-    panel: usize,
-    block: usize,
-    filters: Parts<'a, Lanes>,
-}
-
-impl Task for Filters<'_> {
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let (inputs, outputs) = channels(self.convolution, self.direction);
-        let matrix = inputs * outputs / LANES;
-        let (panel, column) = (self.block / self.panel, self.block % self.panel);
-        for input in 0..inputs {
-            let mut taps = [Lanes::ZERO; 9];
-            for lane in 0..LANES {
-                let output = self.block * LANES + lane;
-                let (filter, turn) = match self.direction {
-                    Direction::Forward => (output * inputs + input, 0),
-                    Direction::Backward => (input * outputs + output, 8),
-                };
-                let filter = &self.convolution.weight[9 * filter..][..9];
-                for (tap, lanes) in taps.iter_mut().enumerate() {
-                    lanes.0[lane] = filter[turn.max(tap) - turn.min(tap)];
-                }
-            }
-            let mut rows = [[V::splat(0.0); 3]; REACH];
-            for x in 0..3 {
-                let column = filter_transform([V::load(&taps[x]), V::load(&taps[x + 3]), V::load(&taps[x + 6])]);
-                for (row, value) in rows.iter_mut().zip(column) {
-                    row[x] = value;
-                }
-            }
-            for (y, row) in rows.into_iter().enumerate() {
-                for (x, value) in filter_transform(row).into_iter().enumerate() {
-                    let at = (y * REACH + x) * matrix + (panel * inputs + input) * self.panel + column;
-                    // SAFETY: no other job has this block of outputs.
-                    value.store(unsafe { &mut self.filters.part(at..at + 1)[0] });
-                }
-            }
-        }
-    }
-}
-
-/// Convolves `input`, of shape `shape`, with transformed filters to `outputs` channels.
+/// Convolves `input`, of shape `shape`, with `filters`.
 pub fn convolve(
     engine: &mut Engine,
     shape: Shape,
     input: &[Lanes],
-    filters: &[Lanes],
+    filters: &Filters,
     epilogue: Epilogue,
     output: &mut [Lanes],
 ) {
-    let blocks = output.len() / shape.positions();
+    let blocks = filters.outputs / LANES;
+    assert_eq!(filters.inputs, shape.channels);
     assert_eq!(input.len(), shape.lanes());
     assert_eq!(output.len(), blocks * shape.positions());
-    assert_eq!(filters.len(), POINTS * shape.channels * blocks);
     match epilogue {
         Epilogue::Relu { bias, positive } => {
             assert_eq!(bias.len(), blocks * LANES);
@@ -166,11 +99,11 @@ pub fn convolve(
     let plan = Plan::new(tiles, shape.blocks(), blocks, kind.panel(), engine.threads());
     let output = Parts::new(output);
     engine.for_each(plan.jobs(), plan.scratch(), |job, scratch| {
-        // Jobs that share their columns follow each other: the filters are still in the cache.
+        // Jobs that share their columns follow each other: their filters are still in the cache.
         let (part, group) = (job / plan.groups, job % plan.groups);
         let tiles = group * plan.tiles..tiles.min((group + 1) * plan.tiles);
         let columns = part * plan.columns..blocks.min((part + 1) * plan.columns);
-        kind.run(Job { shape, blocks, input, filters, epilogue, output, tiles, columns, scratch });
+        kind.run(Job { shape, input, filters, epilogue, output, tiles, columns, scratch });
     });
 }
 
@@ -178,6 +111,7 @@ pub fn convolve(
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     depth: usize,
+    panel: usize,
     /// Tiles of a job.
     tiles: usize,
     /// How many times that covers all tiles.
@@ -190,17 +124,14 @@ struct Plan {
 
 impl Plan {
     fn new(tiles: usize, depth: usize, blocks: usize, panel: usize, threads: usize) -> Self {
-        // Transformed inputs and products of a job are to stay in the cache. With many channels that is hopeless, and
-        // what counts is that the filters, fetched anew for each job, meet many tiles.
-        let wanted = if depth.max(blocks) <= 4 { 24 } else { 48 };
-        let groups = tiles.div_ceil(wanted).max(1);
+        let groups = tiles.div_ceil(TILES).max(1);
         let tiles_of_job = tiles.div_ceil(groups).next_multiple_of(4);
         let groups = tiles.div_ceil(tiles_of_job);
         // The transform of the inputs is repeated for each part of the outputs: that is worth it only to give every
         // thread something to do.
         let parts = (4 * threads).div_ceil(groups).min(blocks.div_ceil(4)).max(1);
         let columns = blocks.div_ceil(parts).next_multiple_of(panel);
-        Self { depth, tiles: tiles_of_job, groups, columns, parts: blocks.div_ceil(columns) }
+        Self { depth, panel, tiles: tiles_of_job, groups, columns, parts: blocks.div_ceil(columns) }
     }
 
     fn jobs(&self) -> usize {
@@ -208,21 +139,22 @@ impl Plan {
     }
 
     fn scratch(&self) -> usize {
-        POINTS * (point_step(self.depth, self.tiles) + point_step(self.columns, self.tiles))
+        let inputs = point_step(self.depth, self.tiles);
+        let products = point_step(self.panel, self.tiles);
+        let filters = point_step(self.panel, CHUNK * LANES);
+        POINTS * (inputs + products + filters)
     }
 }
 
 /// From the matrix of one point to the next. One more than needed: else all 36 would compete for one set of the cache.
-fn point_step(blocks: usize, tiles: usize) -> usize {
-    blocks * tiles + 1
+fn point_step(blocks: usize, rows: usize) -> usize {
+    blocks * rows + 1
 }
 
 struct Job<'a> {
     shape: Shape,
-    /// Of all outputs.
-    blocks: usize,
     input: &'a [Lanes],
-    filters: &'a [Lanes],
+    filters: &'a Filters,
     epilogue: Epilogue<'a>,
     output: Parts<'a, Lanes>,
     tiles: Range<usize>,
@@ -233,31 +165,41 @@ struct Job<'a> {
 impl Task for Job<'_> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let (depth, rows, columns) = (self.shape.blocks(), self.tiles.len(), self.columns.len());
-        let (input_step, output_step) = (point_step(depth, rows), point_step(columns, rows));
+        let (depth, rows) = (self.shape.blocks(), self.tiles.len());
+        let input_step = point_step(depth, rows);
+        let product_step = point_step(V::COLUMNS, rows);
+        let filter_step = point_step(V::COLUMNS, CHUNK * LANES);
         let scratch = std::mem::take(&mut self.scratch);
-        let (transformed, products) = scratch.split_at_mut(POINTS * input_step);
-        let products = &mut products[..POINTS * output_step];
+        let (inputs, scratch) = scratch.split_at_mut(POINTS * input_step);
+        let (products, scratch) = scratch.split_at_mut(POINTS * product_step);
+        let filters = &mut scratch[..POINTS * filter_step];
         for block in 0..depth {
-            self.transform_inputs::<V>(block, transformed, input_step);
+            self.transform_inputs::<V>(block, inputs, input_step);
         }
-        for point in 0..POINTS {
-            let filters = &self.filters[(point * self.blocks + self.columns.start) * self.shape.channels..];
-            let product = Product {
-                a: transformed[point * input_step..].as_ptr(),
-                a_step: rows,
-                rows,
-                depth,
-                b: filters[..columns * self.shape.channels].as_ptr(),
-                c: products[point * output_step..].as_mut_ptr(),
-                c_step: rows,
-                columns,
-            };
-            // SAFETY: the slices, which end after a matrix of each size, are in bounds; `c` is a slice of its own.
-            unsafe { V::multiply(&product) };
-        }
-        for column in 0..columns {
-            self.transform_outputs::<V>(column, products, output_step);
+        for panel in self.columns.start / V::COLUMNS..self.columns.end / V::COLUMNS {
+            for start in (0..depth).step_by(CHUNK) {
+                let blocks = start..depth.min(start + CHUNK);
+                self.transform_filters::<V>(panel, blocks.clone(), filters, filter_step);
+                for point in 0..POINTS {
+                    let product = Product {
+                        a: inputs[point * input_step + start * rows..].as_ptr(),
+                        a_step: rows,
+                        rows,
+                        depth: blocks.len(),
+                        b: filters[point * filter_step..].as_ptr(),
+                        c: products[point * product_step..].as_mut_ptr(),
+                        c_step: rows,
+                        columns: V::COLUMNS,
+                        add: start > 0,
+                    };
+                    // SAFETY: the slices, which end after a matrix of each size, are in bounds; `c` is a slice of its
+                    // own.
+                    unsafe { V::multiply(&product) };
+                }
+            }
+            for column in 0..V::COLUMNS {
+                self.transform_outputs::<V>(panel * V::COLUMNS + column, &products[column * rows..], product_step);
+            }
         }
     }
 }
@@ -268,7 +210,7 @@ impl Job<'_> {
         let Shape { height, width, .. } = self.shape;
         let plane = &self.input[block * height * width..][..height * width];
         let across = width.div_ceil(SIDE);
-        let matrix = block * self.tiles.len();
+        let first = block * self.tiles.len();
         let mut edge = [Lanes::ZERO; POINTS];
         for (n, tile) in self.tiles.clone().enumerate() {
             let (top, left) = (tile / across * SIDE, tile % across * SIDE);
@@ -283,28 +225,43 @@ impl Job<'_> {
                 let inputs = &patch[y * pitch..][..REACH];
                 input_transform(six!(|x| V::load(&inputs[x])))
             });
-            for x in 0..REACH {
+            for (x, points) in transformed.chunks_exact_mut(REACH * step).enumerate() {
                 let column = input_transform(six!(|y| rows[y][x]));
-                for (y, value) in column.iter().enumerate() {
-                    value.store(&mut transformed[(y * REACH + x) * step + matrix + n]);
+                for (value, matrix) in column.iter().zip(points.chunks_exact_mut(step)) {
+                    value.store(&mut matrix[first + n]);
+                }
+            }
+        }
+    }
+
+    /// Transforms the filters of a panel of outputs for some blocks of inputs.
+    #[inline(always)]
+    fn transform_filters<V: Vector>(&self, panel: usize, blocks: Range<usize>, transformed: &mut [Lanes], step: usize) {
+        let rows = panel * self.filters.inputs + blocks.start * LANES..panel * self.filters.inputs + blocks.end * LANES;
+        let filters = &self.filters.packed[rows.start * V::COLUMNS * TAPS..rows.end * V::COLUMNS * TAPS];
+        for (n, taps) in filters.chunks_exact(TAPS).enumerate() {
+            let rows = three!(|y| filter_transform(three!(|x| V::widen(&taps[3 * y + x]))));
+            for (x, points) in transformed.chunks_exact_mut(REACH * step).enumerate() {
+                let column = filter_transform(three!(|y| rows[y][x]));
+                for (value, matrix) in column.iter().zip(points.chunks_exact_mut(step)) {
+                    value.store(&mut matrix[n]);
                 }
             }
         }
     }
 
     #[inline(always)]
-    fn transform_outputs<V: Vector>(&self, column: usize, products: &[Lanes], step: usize) {
+    fn transform_outputs<V: Vector>(&self, block: usize, products: &[Lanes], step: usize) {
         let Shape { height, width, .. } = self.shape;
         let across = width.div_ceil(SIDE);
-        let block = self.columns.start + column;
-        let matrix = column * self.tiles.len();
+        let unit = V::splat(self.filters.unit);
         let mut bias = Lanes::ZERO;
         if let Epilogue::Relu { bias: biases, .. } = self.epilogue {
             bias.0.copy_from_slice(&biases[block * LANES..][..LANES]);
         }
         let (bias, zero) = (V::load(&bias), V::splat(0.0));
         for (n, tile) in self.tiles.clone().enumerate() {
-            let columns = six!(|x| output_transform(six!(|y| V::load(&products[(y * REACH + x) * step + matrix + n]))));
+            let columns = six!(|x| output_transform(six!(|y| V::load(&products[(x * REACH + y) * step + n]))));
             let (top, left) = (tile / across * SIDE, tile % across * SIDE);
             let visible = SIDE.min(width - left);
             #[allow(clippy::needless_range_loop)] // It is the second index of two.
@@ -316,15 +273,15 @@ impl Job<'_> {
                 for (x, (&value, output)) in row.iter().zip(outputs).enumerate() {
                     let value = match self.epilogue {
                         Epilogue::Relu { positive, .. } => {
-                            let value = value.add(bias).max(zero);
+                            let value = value.mul_add(unit, bias).max(zero);
                             if let Some(positive) = positive {
                                 // SAFETY: as for the outputs.
                                 unsafe { positive.part(start + x..start + x + 1)[0] = value.above(zero) };
                             }
                             value
                         }
-                        Epilogue::Masked(bits) => value.keep(bits[start + x]),
-                        Epilogue::Plain => value,
+                        Epilogue::Masked(bits) => value.mul(unit).keep(bits[start + x]),
+                        Epilogue::Plain => value.mul(unit),
                     };
                     value.store(output);
                 }
@@ -367,26 +324,37 @@ fn input_transform<V: Vector>(d: [V; REACH]) -> [V; REACH] {
     ]
 }
 
+/// Without the scale of the rows of two points, which [`output_transform`] makes up for.
 #[inline(always)]
-fn output_transform<V: Vector>(m: [V; REACH]) -> [V; SIDE] {
+fn filter_transform<V: Vector>(g: [V; 3]) -> [V; REACH] {
     let (half, two) = (V::splat(0.5), V::splat(2.0));
-    let (a, b) = (V::splat(FRAC_1_SQRT_2), V::splat(SQRT_2));
-    let (even_a, odd_a) = (m[1].add(m[2]), m[1].sub(m[2]).mul(a));
-    let (even_b, odd_b) = (m[3].add(m[4]), m[3].sub(m[4]).mul(b));
+    let (a, b, minus_a, minus_b) =
+        (V::splat(FRAC_1_SQRT_2), V::splat(SQRT_2), V::splat(-FRAC_1_SQRT_2), V::splat(-SQRT_2));
+    let (even_a, even_b) = (g[2].mul_add(half, g[0]), g[2].mul_add(two, g[0]));
     [
-        m[0].add(even_a).add(even_b),
-        odd_a.add(odd_b),
-        even_b.mul_add(two, even_a.mul(half)),
-        odd_b.mul_add(two, odd_a.mul_add(half, m[5])),
+        g[0],
+        g[1].mul_add(a, even_a),
+        g[1].mul_add(minus_a, even_a),
+        g[1].mul_add(b, even_b),
+        g[1].mul_add(minus_b, even_b),
+        g[2],
     ]
 }
 
 #[inline(always)]
-fn filter_transform<V: Vector>(g: [V; 3]) -> [V; REACH] {
-    let (a, b) = (V::splat(FRAC_1_SQRT_2), V::splat(SQRT_2));
-    let (half, two) = (V::splat(0.5), V::splat(2.0));
-    let (scale_a, scale_b) = (V::splat(-1.0 / 1.5), V::splat(1.0 / 6.0));
-    let (even_a, odd_a) = (g[2].mul_add(half, g[0]).mul(scale_a), g[1].mul(a).mul(scale_a));
-    let (even_b, odd_b) = (g[2].mul_add(two, g[0]).mul(scale_b), g[1].mul(b).mul(scale_b));
-    [g[0], even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
+fn output_transform<V: Vector>(m: [V; REACH]) -> [V; SIDE] {
+    let (even_a, odd_a) = (m[1].add(m[2]), m[1].sub(m[2]));
+    let (even_b, odd_b) = (m[3].add(m[4]), m[3].sub(m[4]));
+    [
+        m[0].add(sum_of(even_a, 1.0, even_b, 1.0)),
+        sum_of(odd_a, FRAC_1_SQRT_2, odd_b, SQRT_2),
+        sum_of(even_a, 0.5, even_b, 2.0),
+        m[5].add(sum_of(odd_a, 0.5 * FRAC_1_SQRT_2, odd_b, 2.0 * SQRT_2)),
+    ]
+}
+
+/// The terms of two points with the scales of their rows of the filter transform, times the powers of the points.
+#[inline(always)]
+fn sum_of<V: Vector>(a: V, power_a: f32, b: V, power_b: f32) -> V {
+    a.mul_add(V::splat(power_a / -1.5), b.mul(V::splat(power_b / 6.0)))
 }

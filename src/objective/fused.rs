@@ -16,10 +16,6 @@ use crate::{
     vgg::{Layer, Vgg},
 };
 
-/// In larger images the transformed filters make way for feature maps: making them anew takes little of the time
-/// that such an image takes.
-const PIXELS_WITH_FILTERS: usize = 1024 * 576;
-
 /// The objective by the fastest kernels that the processor has. See [`Objective`].
 pub struct FusedObjective {
     weights: Arc<Vgg>,
@@ -27,7 +23,8 @@ pub struct FusedObjective {
     engine: Engine,
     first: Option<FirstConvolution>,
     steps: Vec<Step>,
-    filters: Filters,
+    /// Of each convolution but the first, forward and backward.
+    filters: Vec<[Filters; 2]>,
     workspace: Workspace,
     /// For each step.
     style: Vec<Option<Target>>,
@@ -106,9 +103,13 @@ impl FusedObjective {
     /// If the weights lack a layer of the network.
     pub fn new(weights: Arc<Vgg>, network: Network, processor: Processor) -> Result<Self> {
         network.check(&weights)?;
-        let engine = Engine::new(processor);
+        let mut engine = Engine::new(processor);
         let convolutions = network.deepest().map_or(&[][..], |deepest| weights.convolutions_up_to(deepest));
         let first = convolutions.first().map(|first| FirstConvolution::new(&engine, first, weights.mean()));
+        let mut pack = |convolution| {
+            [Direction::Forward, Direction::Backward].map(|direction| Filters::new(&mut engine, convolution, direction))
+        };
+        let filters = convolutions.iter().skip(1).map(&mut pack).collect();
         let mut steps: Vec<Step> = Vec::new();
         for convolution in convolutions {
             let layer = convolution.layer;
@@ -120,7 +121,7 @@ impl FusedObjective {
             steps.push(Step { layer, pooled, kept });
         }
         let none = || steps.iter().map(|_| None).collect();
-        let (style, content, filters) = (none(), none(), Filters::new(steps.len(), true));
+        let (style, content) = (none(), none());
         let (workspace, content_size, squares) = (Workspace::default(), None, Vec::new());
         Ok(Self { weights, network, engine, first, steps, filters, workspace, style, content, content_size, squares })
     }
@@ -132,10 +133,6 @@ impl FusedObjective {
         }
         // The old one goes before the new one comes.
         self.workspace = Workspace::default();
-        let keep = size.0 * size.1 <= PIXELS_WITH_FILTERS;
-        if keep != self.filters.keeps_all() {
-            self.filters = Filters::new(self.steps.len(), keep);
-        }
         self.workspace = Workspace::new(size, &self.steps, &self.network);
     }
 
@@ -170,7 +167,7 @@ impl FusedObjective {
             };
             let convolution = &weights.convolutions()[n];
             let epilogue = Epilogue::Relu { bias: &convolution.bias, positive };
-            let filters = filters.get(engine, n, convolution, Direction::Forward);
+            let [filters, _] = &filters[before];
             kernels::convolve(engine, input_shape, input, filters, epilogue, output);
             kept[n] = own;
         }
@@ -178,7 +175,7 @@ impl FusedObjective {
 
     /// Takes the gradients of the losses at the first `end` steps back to the image.
     fn backward(&mut self, end: usize, weights: LossWeights, gradient: &mut Image) -> Losses {
-        let Self { engine, first, steps, filters, workspace, weights: vgg, squares, .. } = self;
+        let Self { engine, first, steps, filters, workspace, squares, .. } = self;
         let Workspace { shapes, kept, positive, grams, arena, .. } = workspace;
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
         let (contents, styles) = (count(&self.content), count(&self.style));
@@ -231,7 +228,7 @@ impl FusedObjective {
                 true => Epilogue::Plain,
                 false => Epilogue::Masked(&positive[before]),
             };
-            let filters = filters.get(engine, n, &vgg.convolutions()[n], Direction::Backward);
+            let [_, filters] = &filters[before];
             kernels::convolve(engine, shape, output, filters, epilogue, input);
         }
         losses
