@@ -2,7 +2,7 @@
 
 //! The stylizer over many frames: scenes and their cuts, rest, too little time, and new styles.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use gstneuralstyle::{
     Processor,
@@ -73,6 +73,17 @@ fn a_scene_is_painted_as_if_it_were_alone() {
             assert!(same, "scene {n}, {warm_start:?}");
         }
     }
+}
+
+#[test]
+fn two_at_once_paint_as_each_alone() {
+    let scenes = [scene(0.0), scene(2.0)];
+    let alone = scenes.each_ref().map(|scene| stylize(scene, settings(WarmStart::Flow)));
+    let together = thread::scope(|scope| {
+        let threads = scenes.each_ref().map(|scene| scope.spawn(|| stylize(scene, settings(WarmStart::Flow))));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    assert!(together == alone);
 }
 
 #[test]

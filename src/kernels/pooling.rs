@@ -14,6 +14,9 @@ pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes]
     let pooled = shape.pooled();
     assert_eq!(input.len(), shape.lanes());
     assert_eq!(output.len(), pooled.lanes());
+    if output.is_empty() {
+        return;
+    }
     let kind = engine.kind();
     let output = Parts::new(output);
     engine.for_each(shape.blocks(), 0, |block, _| {

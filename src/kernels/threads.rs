@@ -187,6 +187,17 @@ fn flush_denormals() {
             std::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly));
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    {
+        const FLUSH_TO_ZERO: u64 = 1 << 24;
+        let mut control: u64;
+        // SAFETY: only this bit of the register is changed, in a thread that runs nothing but kernels.
+        unsafe {
+            std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack));
+            control |= FLUSH_TO_ZERO;
+            std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack));
+        }
+    }
 }
 
 /// A slice that the jobs of one round write to, each in places of its own.
@@ -229,5 +240,83 @@ impl<'a, T> Parts<'a, T> {
     #[inline(always)]
     pub fn as_ptr(&self) -> *mut T {
         self.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, hint::black_box, sync::Barrier, thread};
+
+    use super::*;
+
+    /// Has every thread of the pool do the job once.
+    fn run_everywhere(pool: &Pool, job: impl Fn(usize) + Sync) {
+        let barrier = Barrier::new(pool.threads());
+        pool.run(pool.threads(), &|worker, _| {
+            barrier.wait();
+            job(worker);
+        });
+    }
+
+    #[test]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn workers_flush_denormals_and_their_caller_does_not() {
+        let made = || black_box(f32::MIN_POSITIVE) * black_box(0.5);
+        let taken = || black_box(1e-40_f32) * black_box(1e10);
+        let check_caller = || assert!(made() > 0.0 && taken() > 0.0);
+        check_caller();
+        let pool = Pool::new(2).unwrap();
+        run_everywhere(&pool, |_| assert!(made() == 0.0 && taken() == 0.0));
+        check_caller();
+    }
+
+    #[test]
+    fn jobs_run_in_the_workers_alone() {
+        let pool = Pool::new(3).unwrap();
+        let threads = Mutex::new(HashSet::new());
+        for _ in 0..50 {
+            pool.run(20, &|_, _| {
+                threads.lock().unwrap().insert(thread::current().id());
+            });
+        }
+        let threads = threads.into_inner().unwrap();
+        assert!(threads.len() <= 3 && !threads.contains(&thread::current().id()));
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(2).unwrap();
+        let run = |limit: usize| {
+            let done = AtomicUsize::new(0);
+            let job = |_, number| {
+                assert!(number < limit, "meant");
+                done.fetch_add(1, Ordering::Relaxed);
+            };
+            catch_unwind(AssertUnwindSafe(|| pool.run(10, &job))).map(|()| done.into_inner())
+        };
+        assert!(run(5).is_err());
+        assert_eq!(run(10).unwrap(), 10);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn idle_workers_sleep() {
+        use std::time::Duration;
+
+        // Hundredths of a second that this thread has computed.
+        let used = || -> u64 {
+            let status = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            // The name, which comes before, ends with the last bracket; times of user and system are 12th and 13th after it.
+            let fields = status.rsplit_once(')').unwrap().1.split_whitespace();
+            fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+        };
+        let pool = Pool::new(2).unwrap();
+        let times = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        run_everywhere(&pool, |worker| times[worker].store(used() as usize, Ordering::Relaxed));
+        thread::sleep(Duration::from_millis(500));
+        run_everywhere(&pool, |worker| {
+            let spent = used() as usize - times[worker].load(Ordering::Relaxed);
+            assert!(spent < 10, "{spent} hundredths of a second in half a second without work");
+        });
     }
 }
