@@ -3,7 +3,7 @@
 //! The objective on the processor: forward, losses and gradient in one go, in memory that is laid out once for each
 //! size of image.
 
-use std::{mem, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
@@ -58,41 +58,19 @@ struct Workspace {
     size: (usize, usize),
     /// Of the output of each step.
     shapes: Vec<Shape>,
-    /// Outputs, later their gradients, of the steps that are kept; others are empty.
-    kept: Vec<Vec<Lanes>>,
-    /// Where the outputs of the other steps are above zero.
+    places: Vec<Places>,
+    /// Feature maps, later their gradients.
+    memory: Vec<Lanes>,
+    /// Where the outputs of the steps that are not kept are above zero.
     positive: Vec<Vec<u16>>,
     grams: Vec<Option<GramMatrix>>,
-    arena: Arena,
 }
 
-/// Memory for what lives from one step to the next only. What a step reads is at one end, what it writes at the
-/// other.
-#[derive(Default)]
-struct Arena {
-    memory: Vec<Lanes>,
-    at_end: bool,
-}
-
-impl Arena {
-    /// What was written last, `len` long.
-    fn last(&self, len: usize) -> &[Lanes] {
-        if self.at_end { &self.memory[self.memory.len() - len..] } else { &self.memory[..len] }
-    }
-
-    /// What was written last, `len` long, and place for `next`, which then is the last.
-    fn step(&mut self, len: usize, next: usize) -> (&[Lanes], &mut [Lanes]) {
-        self.at_end = !self.at_end;
-        if self.at_end {
-            let middle = self.memory.len() - next;
-            let (last, next) = self.memory.split_at_mut(middle);
-            (&last[..len], next)
-        } else {
-            let (next, last) = self.memory.split_at_mut(next);
-            let start = last.len() - len;
-            (&last[start..], next)
-        }
-    }
+/// Where in the memory a step finds its input, puts its output, and later the gradient for its input.
+struct Places {
+    input: Range<usize>,
+    output: Range<usize>,
+    gradient: Range<usize>,
 }
 
 impl FusedObjective {
@@ -140,53 +118,41 @@ impl FusedObjective {
     fn forward(&mut self, image: &Image, end: usize) {
         self.lay_out(image.size());
         let Self { engine, first, steps, filters, workspace, weights, .. } = self;
-        let Workspace { shapes, kept, positive, arena, .. } = workspace;
+        let Workspace { shapes, places, memory, positive, .. } = workspace;
         for (n, step) in steps.iter().enumerate().take(end) {
-            let shape = shapes[n];
-            let mut own = mem::take(&mut kept[n]);
+            let Places { input, output, .. } = &places[n];
             let positive = (!step.kept).then(|| Parts::new(&mut positive[n]));
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &mut own } else { arena.step(0, shape.lanes()).1 };
                 if let Some(first) = first {
-                    first.forward(engine, image.size(), image.data(), positive, output);
+                    first.forward(engine, image.size(), image.data(), positive, &mut memory[output.clone()]);
                 }
-                kept[n] = own;
                 continue;
             };
-            let input_shape = step.input(shapes[before]);
             if step.pooled {
-                let (_, output) = arena.step(0, input_shape.lanes());
-                kernels::pool(engine, shapes[before], self.network.pooling, &kept[before], output);
+                let (features, pooled) = read_and_write(memory, &places[before].output, input);
+                kernels::pool(engine, shapes[before], self.network.pooling, features, pooled);
             }
-            let in_arena = step.pooled || !steps[before].kept;
-            let (input, output) = match (in_arena, step.kept) {
-                (true, true) => (arena.last(input_shape.lanes()), &mut own[..]),
-                (true, false) => arena.step(input_shape.lanes(), shape.lanes()),
-                (false, true) => (&kept[before][..], &mut own[..]),
-                (false, false) => (&kept[before][..], arena.step(0, shape.lanes()).1),
-            };
-            let convolution = &weights.convolutions()[n];
-            let epilogue = Epilogue::Relu { bias: &convolution.bias, positive };
+            let epilogue = Epilogue::Relu { bias: &weights.convolutions()[n].bias, positive };
             let [filters, _] = &filters[before];
-            kernels::convolve(engine, input_shape, input, filters, epilogue, output);
-            kept[n] = own;
+            let (input, output) = read_and_write(memory, input, output);
+            kernels::convolve(engine, step.input(shapes[before]), input, filters, epilogue, output);
         }
     }
 
     /// Takes the gradients of the losses at the first `end` steps back to the image.
     fn backward(&mut self, end: usize, weights: LossWeights, gradient: &mut Image) -> Losses {
         let Self { engine, first, steps, filters, workspace, squares, .. } = self;
-        let Workspace { shapes, kept, positive, grams, arena, .. } = workspace;
+        let Workspace { shapes, places, memory, positive, grams, .. } = workspace;
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
         let (contents, styles) = (count(&self.content), count(&self.style));
         let mut losses = Losses::default();
         for (n, step) in steps.iter().enumerate().take(end).rev() {
             let shape = shapes[n];
+            let Places { output, gradient: input, .. } = &places[n];
             if step.kept {
-                let features = &mut kept[n];
                 let style = match (&self.style[n], &mut grams[n]) {
                     (Some(target), Some(gram)) => {
-                        gram.compute(engine, features);
+                        gram.compute(engine, &memory[output.clone()]);
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
                         let slope = 4.0 * share * weights.style / (shape.lanes() * LANES) as f64;
@@ -201,34 +167,31 @@ impl FusedObjective {
                     features: &target.values,
                     slope: (2.0 * share * weights.content) as f32,
                 });
-                let incoming = match steps[..end].get(n + 1) {
-                    None => Incoming::Nothing,
-                    Some(next) if next.pooled => {
-                        Incoming::Pooled(self.network.pooling, arena.last(shape.pooled().lanes()))
+                let (incoming, features) = match steps[..end].get(n + 1) {
+                    None => (Incoming::Nothing, &mut memory[output.clone()]),
+                    Some(next) => {
+                        let (incoming, features) = read_and_write(memory, &places[n + 1].gradient, output);
+                        match next.pooled {
+                            true => (Incoming::Pooled(self.network.pooling, incoming), features),
+                            false => (Incoming::Direct(incoming), features),
+                        }
                     }
-                    Some(_) => Incoming::Direct(arena.last(shape.lanes())),
                 };
                 losses.content +=
                     share * kernels::gradient_at(engine, shape, features, style, content, incoming, squares);
             }
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &kept[n] } else { arena.last(shape.lanes()) };
                 if let Some(first) = first {
-                    first.backward(engine, shape, output, gradient.data_mut());
+                    first.backward(engine, shape, &memory[output.clone()], gradient.data_mut());
                 }
                 break;
-            };
-            let input_len = step.input(shapes[before]).lanes();
-            let (output, input) = if step.kept {
-                (&kept[n][..], arena.step(0, input_len).1)
-            } else {
-                arena.step(shape.lanes(), input_len)
             };
             let epilogue = match steps[before].kept {
                 true => Epilogue::Plain,
                 false => Epilogue::Masked(&positive[before]),
             };
             let [_, filters] = &filters[before];
+            let (output, input) = read_and_write(memory, output, input);
             kernels::convolve(engine, shape, output, filters, epilogue, input);
         }
         losses
@@ -255,16 +218,52 @@ impl Workspace {
         };
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
-        let kept = each().map(|(step, shape)| vec![Lanes::ZERO; if step.kept { shape.lanes() } else { 0 }]).collect();
         let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { shape.lanes() }]).collect();
         let has_style = |step: &Step| network.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
-        let read_and_written = (0..steps.len()).map(|n| {
-            let read = n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).lanes());
-            read + if steps[n].kept { 0 } else { shapes[n].lanes() }
-        });
-        let memory = vec![Lanes::ZERO; read_and_written.max().unwrap_or(0)];
-        Self { size, kept, positive, grams, arena: Arena { memory, at_end: false }, shapes }
+        let (places, len) = places(steps, &shapes);
+        Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
+    }
+}
+
+/// Lays out the feature maps of all steps in a memory, and tells its length.
+///
+/// Outputs that are kept lie at the front, one behind the other. What lives from one step to the next only takes turns
+/// at the two ends of the rest, so that the last before an output that is kept is at the far end, out of its way. So an
+/// image's first and largest feature maps share their place with all that is deeper.
+fn places(steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) {
+    let input_len = |n: usize| n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).lanes());
+    // Up to where the outputs are kept that come before each step, and at the end those of all.
+    let mut fronts = vec![0];
+    for (n, step) in steps.iter().enumerate() {
+        fronts.push(fronts[n] + if step.kept { shapes[n].lanes() } else { 0 });
+    }
+    let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + shapes[n].lanes()).max().unwrap_or(0);
+    let passing = |n: usize| {
+        let to_kept = steps[n..].iter().position(|step| step.kept).unwrap_or(0);
+        let start = if to_kept.is_multiple_of(2) { len - input_len(n) } else { fronts[n] };
+        start..start + input_len(n)
+    };
+    let output = |n: usize| if steps[n].kept { fronts[n]..fronts[n + 1] } else { passing(n + 1) };
+    let place = |n: usize| {
+        let before = n.checked_sub(1).filter(|before| steps[*before].kept && !steps[n].pooled);
+        Places { input: before.map_or_else(|| passing(n), output), output: output(n), gradient: passing(n) }
+    };
+    ((0..steps.len()).map(place).collect(), len)
+}
+
+/// Two parts of the memory that do not overlap.
+fn read_and_write<'a>(
+    memory: &'a mut [Lanes],
+    read: &Range<usize>,
+    write: &Range<usize>,
+) -> (&'a [Lanes], &'a mut [Lanes]) {
+    if read.end <= write.start {
+        let (front, back) = memory.split_at_mut(write.start);
+        (&front[read.clone()], &mut back[..write.len()])
+    } else {
+        let (front, back) = memory.split_at_mut(read.start);
+        (&back[..read.len()], &mut front[write.clone()])
     }
 }
 
@@ -282,9 +281,9 @@ impl Objective for FusedObjective {
         self.forward(picture, self.end(|n| self.network.style_layers.contains(&self.steps[n].layer)));
         let Self { engine, steps, workspace, .. } = self;
         let mut result = Vec::new();
-        for ((step, features), gram) in steps.iter().zip(&workspace.kept).zip(&mut workspace.grams) {
+        for ((step, places), gram) in steps.iter().zip(&workspace.places).zip(&mut workspace.grams) {
             if let Some(gram) = gram {
-                gram.compute(engine, features);
+                gram.compute(engine, &workspace.memory[places.output.clone()]);
                 let values = gram.values().iter().flat_map(|lanes| lanes.0).collect();
                 result.push(Gram { layer: step.layer, values });
             }
@@ -320,11 +319,11 @@ impl Objective for FusedObjective {
         let Self { engine, steps, workspace, squares, .. } = self;
         for (n, target) in self.content.iter_mut().enumerate() {
             if self.network.content_layers.contains(&steps[n].layer) {
-                let features = &workspace.kept[n];
+                let features = &workspace.memory[workspace.places[n].output.clone()];
                 let squared_norm = kernels::squared_norm(engine, workspace.shapes[n], features, squares);
                 let target = target.get_or_insert_with(|| Target { values: Vec::new(), squared_norm });
                 target.squared_norm = squared_norm.max(SMALLEST_NORM);
-                target.values.clone_from(features);
+                features.clone_into(&mut target.values);
             }
         }
         Ok(())
