@@ -43,9 +43,10 @@ fn shape(layer: &str, channels: usize) -> Shape {
     Shape { channels, height: side, width: side }
 }
 
-fn features(shape: Shape) -> Vec<Lanes> {
+/// Feature maps, of half as many numbers with the same bits each if the kind is one of bfloat16.
+fn features(kind: Kind, shape: Shape) -> Vec<Lanes> {
     let value = |n: usize| ((n * 7919) % 251) as f32 - 100.0;
-    (0..shape.lanes()).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
+    (0..kind.lanes(shape)).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
 }
 
 fn image(seed: usize) -> Image {
@@ -57,10 +58,10 @@ fn image(seed: usize) -> Image {
 fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
-    kernels::transform_filters(&mut engine, convolution, Direction::Forward, &mut filters);
+    let mut filters = vec![Lanes::ZERO; kernels::filters_len(kind, convolution)];
+    kernels::pack_filters(&mut engine, convolution, Direction::Forward, &mut filters);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
-    let (input, mut output) = (features(inputs), features(outputs));
+    let (input, mut output) = (features(kind, inputs), features(kind, outputs));
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
     bencher.counter(ItemsCount::new(products)).bench_local(|| {
         let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: None };
@@ -69,18 +70,18 @@ fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
 }
 
 #[divan::bench(args = each(&LAYERS))]
-fn transform_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
+fn pack_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let mut filters = vec![Lanes::ZERO; kernels::transformed_len(convolution)];
-    bencher.bench_local(|| kernels::transform_filters(&mut engine, convolution, Direction::Backward, &mut filters));
+    let mut filters = vec![Lanes::ZERO; kernels::filters_len(kind, convolution)];
+    bencher.bench_local(|| kernels::pack_filters(&mut engine, convolution, Direction::Backward, &mut filters));
 }
 
 #[divan::bench(args = kinds())]
 fn first_convolution(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
-    let (image, mut output) = (image(1), features(shape("relu1_1", 64)));
+    let (image, mut output) = (image(1), features(kind, shape("relu1_1", 64)));
     bencher.bench_local(|| first.forward(&mut engine, (SIDE, SIDE), image.data(), None, &mut output));
 }
 
@@ -89,7 +90,7 @@ fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
     let shape = shape("relu1_1", 64);
-    let (mut image, gradient) = (image(1), features(shape));
+    let (mut image, gradient) = (image(1), features(kind, shape));
     bencher.bench_local(|| first.backward(&mut engine, shape, &gradient, image.data_mut()));
 }
 
@@ -97,7 +98,7 @@ fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
 fn pool(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape("relu1_2", 64);
-    let (input, mut output) = (features(shape), features(shape.pooled()));
+    let (input, mut output) = (features(kind, shape), features(kind, shape.pooled()));
     bencher.bench_local(|| kernels::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
 }
 
@@ -105,7 +106,7 @@ fn pool(bencher: Bencher, kind: Kind) {
 fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let features = features(shape);
+    let features = features(kind, shape);
     let mut gram = GramMatrix::new(shape);
     bencher.bench_local(|| gram.compute(&mut engine, &features));
 }
@@ -114,14 +115,44 @@ fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
 fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let target = features(shape);
-    let incoming = features(shape.pooled());
+    let target = features(kind, shape);
+    let incoming = features(kind, shape.pooled());
     let style = vec![Lanes::ZERO; shape.channels * shape.blocks()];
-    let (mut maps, mut squares) = (features(shape), Vec::new());
+    let (mut maps, mut squares) = (features(kind, shape), Vec::new());
     bencher.bench_local(|| {
         let content = ContentTarget { features: &target, slope: 0.0 };
         let incoming = Incoming::Pooled(Pooling::Max, &incoming);
         kernels::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
+    });
+}
+
+/// How many threads there are, if they have AMX.
+#[cfg(target_arch = "x86_64")]
+fn threads_with_amx() -> Vec<usize> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    kinds().contains(&Kind::Amx).then_some(threads).into_iter().collect()
+}
+
+/// What AMX can do at best: products of what is in the first-level cache, on all threads.
+#[cfg(target_arch = "x86_64")]
+#[divan::bench(args = threads_with_amx())]
+fn amx_peak(bencher: Bencher, threads: usize) {
+    use kernels::{
+        LANES,
+        amx::tiles::{Product, SIDE, STEP, Steps, Tiles},
+    };
+    const PRODUCTS: usize = 20_000;
+    const STEPS: usize = 16;
+    let multiply = || {
+        let tiles = Tiles::configure();
+        let (a, b, mut sums) = ([Lanes::ZERO; 2 * LANES], [Lanes::ZERO; STEPS * STEP], [Lanes::ZERO; 2 * SIDE]);
+        let steps = Steps { rows: 1, pitch: 0, columns: STEPS, stride: 0 };
+        for _ in 0..PRODUCTS {
+            tiles.multiply(Product { a: &a, steps, b: &b, next: &b, sums: &mut sums, sums_pitch: 2, fresh: true });
+        }
+    };
+    bencher.counter(ItemsCount::new(threads * PRODUCTS * STEPS * SIDE * SIDE * SIDE)).bench_local(|| {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(multiply))));
     });
 }
 

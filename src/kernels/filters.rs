@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The transformed filters of all convolutions.
+//! The packed filters of all convolutions.
 
-use super::{Direction, Engine, Lanes, transform_filters, transformed_len};
+use super::{Direction, Engine, Lanes, filters_len, pack_filters};
 use crate::vgg::Convolution;
 
-/// Transformed filters, which take four times the memory of the weights in each direction.
+/// Packed filters, which take in each direction four times the memory of the weights, or half of it in bfloat16.
 pub struct Filters {
     /// Whether those of all convolutions stay, or only those that were last asked for.
     keep: bool,
     /// For each convolution, forward and backward; empty until they are asked for.
-    transformed: Vec<[Vec<Lanes>; 2]>,
+    packed: Vec<[Vec<Lanes>; 2]>,
     last: Vec<Lanes>,
 }
 
 impl Filters {
     /// Filters of so many convolutions.
     pub fn new(convolutions: usize, keep: bool) -> Self {
-        let transformed = if keep { vec![Default::default(); convolutions] } else { Vec::new() };
-        Self { keep, transformed, last: Vec::new() }
+        let packed = if keep { vec![Default::default(); convolutions] } else { Vec::new() };
+        Self { keep, packed, last: Vec::new() }
     }
 
     /// Whether the filters of all convolutions stay.
@@ -34,12 +34,12 @@ impl Filters {
         convolution: &Convolution,
         direction: Direction,
     ) -> &[Lanes] {
-        let len = transformed_len(convolution);
+        let len = filters_len(engine.kind(), convolution);
         if self.keep {
-            let filters = &mut self.transformed[number][direction as usize];
+            let filters = &mut self.packed[number][direction as usize];
             if filters.is_empty() {
                 filters.resize(len, Lanes::ZERO);
-                transform_filters(engine, convolution, direction, filters);
+                pack_filters(engine, convolution, direction, filters);
             }
             return filters;
         }
@@ -47,7 +47,7 @@ impl Filters {
             self.last.resize(len, Lanes::ZERO);
         }
         let filters = &mut self.last[..len];
-        transform_filters(engine, convolution, direction, filters);
+        pack_filters(engine, convolution, direction, filters);
         filters
     }
 }

@@ -9,7 +9,7 @@ use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, LANES,
+        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
         Lanes, Parts, Processor, Shape,
     },
     stylizer::Image,
@@ -136,7 +136,7 @@ impl FusedObjective {
         if keep != self.filters.keeps_all() {
             self.filters = Filters::new(self.steps.len(), keep);
         }
-        self.workspace = Workspace::new(size, &self.steps, &self.network);
+        self.workspace = Workspace::new(size, self.engine.kind(), &self.steps, &self.network);
     }
 
     /// Takes `image` through the first `end` steps.
@@ -144,12 +144,13 @@ impl FusedObjective {
         self.lay_out(image.size());
         let Self { engine, first, steps, filters, workspace, weights, .. } = self;
         let Workspace { shapes, kept, positive, arena, .. } = workspace;
+        let kind = engine.kind();
         for (n, step) in steps.iter().enumerate().take(end) {
             let shape = shapes[n];
             let mut own = mem::take(&mut kept[n]);
             let positive = (!step.kept).then(|| Parts::new(&mut positive[n]));
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &mut own } else { arena.step(0, shape.lanes()).1 };
+                let output = if step.kept { &mut own } else { arena.step(0, kind.lanes(shape)).1 };
                 if let Some(first) = first {
                     first.forward(engine, image.size(), image.data(), positive, output);
                 }
@@ -158,15 +159,15 @@ impl FusedObjective {
             };
             let input_shape = step.input(shapes[before]);
             if step.pooled {
-                let (_, output) = arena.step(0, input_shape.lanes());
+                let (_, output) = arena.step(0, kind.lanes(input_shape));
                 kernels::pool(engine, shapes[before], self.network.pooling, &kept[before], output);
             }
             let in_arena = step.pooled || !steps[before].kept;
             let (input, output) = match (in_arena, step.kept) {
-                (true, true) => (arena.last(input_shape.lanes()), &mut own[..]),
-                (true, false) => arena.step(input_shape.lanes(), shape.lanes()),
+                (true, true) => (arena.last(kind.lanes(input_shape)), &mut own[..]),
+                (true, false) => arena.step(kind.lanes(input_shape), kind.lanes(shape)),
                 (false, true) => (&kept[before][..], &mut own[..]),
-                (false, false) => (&kept[before][..], arena.step(0, shape.lanes()).1),
+                (false, false) => (&kept[before][..], arena.step(0, kind.lanes(shape)).1),
             };
             let convolution = &weights.convolutions()[n];
             let epilogue = Epilogue::Relu { bias: &convolution.bias, positive };
@@ -180,6 +181,7 @@ impl FusedObjective {
     fn backward(&mut self, end: usize, weights: LossWeights, gradient: &mut Image) -> Losses {
         let Self { engine, first, steps, filters, workspace, weights: vgg, squares, .. } = self;
         let Workspace { shapes, kept, positive, grams, arena, .. } = workspace;
+        let kind = engine.kind();
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
         let (contents, styles) = (count(&self.content), count(&self.style));
         let mut losses = Losses::default();
@@ -192,7 +194,7 @@ impl FusedObjective {
                         gram.compute(engine, features);
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
-                        let slope = 4.0 * share * weights.style / (shape.lanes() * LANES) as f64;
+                        let slope = 4.0 * share * weights.style / (shape.positions() * shape.channels) as f64;
                         let (distance, difference) = gram.difference(engine, &target.values, slope as f32);
                         losses.style += share * distance;
                         Some(difference)
@@ -207,25 +209,25 @@ impl FusedObjective {
                 let incoming = match steps[..end].get(n + 1) {
                     None => Incoming::Nothing,
                     Some(next) if next.pooled => {
-                        Incoming::Pooled(self.network.pooling, arena.last(shape.pooled().lanes()))
+                        Incoming::Pooled(self.network.pooling, arena.last(kind.lanes(shape.pooled())))
                     }
-                    Some(_) => Incoming::Direct(arena.last(shape.lanes())),
+                    Some(_) => Incoming::Direct(arena.last(kind.lanes(shape))),
                 };
                 losses.content +=
                     share * kernels::gradient_at(engine, shape, features, style, content, incoming, squares);
             }
             let Some(before) = n.checked_sub(1) else {
-                let output = if step.kept { &kept[n] } else { arena.last(shape.lanes()) };
+                let output = if step.kept { &kept[n] } else { arena.last(kind.lanes(shape)) };
                 if let Some(first) = first {
                     first.backward(engine, shape, output, gradient.data_mut());
                 }
                 break;
             };
-            let input_len = step.input(shapes[before]).lanes();
+            let input_len = kind.lanes(step.input(shapes[before]));
             let (output, input) = if step.kept {
                 (&kept[n][..], arena.step(0, input_len).1)
             } else {
-                arena.step(shape.lanes(), input_len)
+                arena.step(kind.lanes(shape), input_len)
             };
             let epilogue = match steps[before].kept {
                 true => Epilogue::Plain,
@@ -251,20 +253,21 @@ impl Step {
 }
 
 impl Workspace {
-    fn new(size: (usize, usize), steps: &[Step], network: &Network) -> Self {
+    fn new(size: (usize, usize), kind: Kind, steps: &[Step], network: &Network) -> Self {
         let shape = |step: &Step| {
             let poolings = step.layer.poolings();
             Shape { channels: step.layer.channels(), height: size.1 >> poolings, width: size.0 >> poolings }
         };
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
-        let kept = each().map(|(step, shape)| vec![Lanes::ZERO; if step.kept { shape.lanes() } else { 0 }]).collect();
-        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { shape.lanes() }]).collect();
+        let kept =
+            each().map(|(step, shape)| vec![Lanes::ZERO; if step.kept { kind.lanes(*shape) } else { 0 }]).collect();
+        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { kind.masks(*shape) }]).collect();
         let has_style = |step: &Step| network.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
         let read_and_written = (0..steps.len()).map(|n| {
-            let read = n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).lanes());
-            read + if steps[n].kept { 0 } else { shapes[n].lanes() }
+            let read = n.checked_sub(1).map_or(0, |before| kind.lanes(steps[n].input(shapes[before])));
+            read + if steps[n].kept { 0 } else { kind.lanes(shapes[n]) }
         });
         let memory = vec![Lanes::ZERO; read_and_written.max().unwrap_or(0)];
         Self { size, kept, positive, grams, arena: Arena { memory, at_end: false }, shapes }
