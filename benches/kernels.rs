@@ -117,7 +117,8 @@ fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let shape = shape(layer, convolution(layer).outputs);
     let target = features(kind, shape);
     let incoming = features(kind, shape.pooled());
-    let style = vec![Lanes::ZERO; shape.channels * shape.blocks()];
+    let mut gram = GramMatrix::new(shape);
+    let style = gram.difference(&mut engine, &vec![Lanes::ZERO; shape.channels * shape.blocks()], 0.0).1.to_vec();
     let (mut maps, mut squares) = (features(kind, shape), Vec::new());
     bencher.bench_local(|| {
         let content = ContentTarget { features: &target, slope: 0.0 };

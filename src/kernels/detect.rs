@@ -44,7 +44,7 @@ fn by_name(name: &str) -> Result<Kind> {
     let fail = |problem: &str| Err(Error::Processor { kind: name.to_owned(), problem: problem.to_owned() });
     match Kind::ALL.iter().find(|kind| kind.name() == name) {
         Some(kind) if kind.is_supported() => Ok(*kind),
-        Some(_) => fail("this processor lacks the instructions"),
+        Some(_) => fail("this processor or this system does not have the instructions"),
         None if matches!(name, "amx" | "avx512" | "avx2") => fail("this build has no kernels for it"),
         None => fail("kinds are amx, avx512, avx2 and portable"),
     }

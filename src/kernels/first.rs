@@ -68,16 +68,16 @@ impl FirstConvolution {
         let output = Parts::new(output);
         let padded_len = (PLANES * 3 * row_pitch(width)).div_ceil(LANES);
         engine.for_each(height, padded_len + sums_len(kind, shape, 1), |row, scratch| {
-            let (padded, sums) = scratch.split_at_mut(padded_len);
+            let (padded, _sums) = scratch.split_at_mut(padded_len);
             let (start, step, padded) = (row * width, shape.positions(), numbers(padded));
             let task = Forward { first: self, shape, image, positive, output, start, step, row, padded };
             match kind {
                 #[cfg(target_arch = "x86_64")]
                 Kind::Amx => {
-                    let row_of_sums = Parts::new(&mut *sums);
+                    let row_of_sums = Parts::new(&mut *_sums);
                     kind.run(Forward { positive: None, output: row_of_sums, start: 0, step: width, ..task });
                     // SAFETY: this kind is supported.
-                    unsafe { amx::narrow_row(shape, row, sums, positive, output) };
+                    unsafe { amx::narrow_row(shape, row, _sums, positive, output) };
                 }
                 _ => kind.run(task),
             }

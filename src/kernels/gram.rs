@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::{
-    Engine, Kind, Shape,
+    Engine, Shape,
     threads::Parts,
     vector::{LANES, Lanes, Task, Vector},
 };
@@ -57,7 +57,7 @@ impl GramMatrix {
         let partial = Parts::new(&mut self.partial);
         let scratch = match kind {
             #[cfg(target_arch = "x86_64")]
-            Kind::Amx => amx::sums_scratch(shape),
+            super::Kind::Amx => amx::sums_scratch(shape),
             _ => 0,
         };
         engine.for_each(chunks * shape.blocks().div_ceil(ROWS_OF_JOB), scratch, |job, _scratch| {
@@ -71,7 +71,7 @@ impl GramMatrix {
             match kind {
                 // SAFETY: this kind is supported.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Amx => unsafe { amx::sums(shape, features, (chunk, chunks), rows, _scratch, sums) },
+                super::Kind::Amx => unsafe { amx::sums(shape, features, (chunk, chunks), rows, _scratch, sums) },
                 _ => {
                     let positions = chunk * shape.positions() / chunks..(chunk + 1) * shape.positions() / chunks;
                     kind.run(Sums { shape, features, positions, rows, sums });
@@ -95,9 +95,10 @@ impl GramMatrix {
             let squares = unsafe { &mut squares.part(block..block + 1)[0] };
             match kind {
                 #[cfg(target_arch = "x86_64")]
-                Kind::Amx => {
-                    kind.run(amx::PairedDifference { shape, values, target, slope, block, difference, squares });
-                }
+                // SAFETY: this kind is supported.
+                super::Kind::Amx => unsafe {
+                    *squares = amx::difference(shape, values, target, slope, block, difference);
+                },
                 _ => kind.run(Difference {
                     shape,
                     panel: kind.panel(),

@@ -8,7 +8,7 @@ use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::{
-    Engine, Kind, Shape,
+    Engine, Shape,
     gram::sum,
     matrix::Product,
     threads::Parts,
@@ -58,7 +58,7 @@ pub fn gradient_at(
     squares: &mut Vec<f64>,
 ) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == Kind::Amx {
+    if engine.kind() == super::Kind::Amx {
         return amx::gradient_at(engine, shape, features, style, content, incoming, squares);
     }
     assert_eq!(features.len(), shape.lanes());
@@ -204,7 +204,7 @@ pub fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4
 /// The sum of the squares of feature maps. `squares` is memory for its summands.
 pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == Kind::Amx {
+    if engine.kind() == super::Kind::Amx {
         return amx::squared_norm(engine, shape, features, squares);
     }
     assert_eq!(features.len(), shape.lanes());

@@ -46,7 +46,7 @@ pub use winograd::{Direction, Epilogue};
 /// A family of instructions that the kernels can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// AMX in bfloat16, and what is no product of matrices by AVX-512.
+    /// AMX in bfloat16, with AVX-512 for what is no product of matrices.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// AVX-512 in float32.

@@ -5,7 +5,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::{
-    Engine, Kind, Shape,
+    Engine, Shape,
     threads::Parts,
     vector::{Lanes, Task, Vector},
 };
@@ -14,7 +14,7 @@ use crate::objective::Pooling;
 /// Pools `input`, of shape `shape`. A last odd row or column is left out.
 pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes], output: &mut [Lanes]) {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == Kind::Amx {
+    if engine.kind() == super::Kind::Amx {
         return amx::pool(engine, shape, pooling, input, output);
     }
     let pooled = shape.pooled();

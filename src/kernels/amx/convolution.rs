@@ -167,43 +167,57 @@ impl Job<'_> {
     /// Writes the outputs of a group of positions, and zeros for those of the border.
     #[target_feature(enable = "avx512bf16")]
     fn finish(&self, panel: usize, position: usize, sums: &[Lanes]) {
-        let pitch = self.layout.pitch();
         let start = panel * self.layout.block() + self.layout.origin() + position;
         // SAFETY: no other job has these positions of this panel.
         let outputs = unsafe { self.output.part(start..start + SIDE) };
+        let masks = 2 * start..2 * (start + SIDE);
         let zero = Avx512::splat(0.0);
-        let mut bias = [Lanes::ZERO; 2];
-        if let Epilogue::Relu { bias: biases, .. } = self.epilogue {
-            for (n, bias) in bias.iter_mut().enumerate() {
-                bias.0.copy_from_slice(&biases[panel * SIDE + n * LANES..][..LANES]);
-            }
-        }
-        let bias = [Avx512::load(&bias[0]), Avx512::load(&bias[1])];
-        let (mut column, end) = (position % pitch, self.layout.image_end());
-        for (n, output) in outputs.iter_mut().enumerate() {
-            let is_inside = column + 1 < pitch && position + n < end;
-            column = if column + 1 == pitch { 0 } else { column + 1 };
-            let mut numbers = [zero; 2];
-            if is_inside {
-                numbers = [Avx512::load(&sums[2 * n]), Avx512::load(&sums[2 * n + 1])];
-                match self.epilogue {
-                    Epilogue::Relu { .. } => {
-                        numbers = [numbers[0].add(bias[0]).max(zero), numbers[1].add(bias[1]).max(zero)];
+        let inside = self.inside(position);
+        let lines = sums.as_chunks::<2>().0.iter().zip(inside).zip(outputs);
+        match self.epilogue {
+            Epilogue::Relu { bias, positive } => {
+                let mut biases = [Lanes::ZERO; 2];
+                for (n, line) in biases.iter_mut().enumerate() {
+                    line.0.copy_from_slice(&bias[panel * SIDE + n * LANES..][..LANES]);
+                }
+                let bias = [Avx512::load(&biases[0]), Avx512::load(&biases[1])];
+                // SAFETY: as for the outputs.
+                let mut masks = positive.map(|positive| unsafe { positive.part(masks) }.chunks_exact_mut(2));
+                for ((sums, inside), output) in lines {
+                    let value = |n: usize| Avx512::load(&sums[n]).add(bias[n]).max(zero).keep(inside);
+                    let numbers = [value(0), value(1)];
+                    narrow(numbers, output);
+                    if let Some(masks) = masks.as_mut().and_then(Iterator::next) {
+                        masks.copy_from_slice(&above_zero(numbers));
                     }
-                    Epilogue::Masked(bits) => {
-                        let bits = &bits[2 * (start + n)..][..2];
-                        numbers = [numbers[0].keep(bits[0]), numbers[1].keep(bits[1])];
-                    }
-                    Epilogue::Plain => {}
                 }
             }
-            narrow(numbers, output);
-            if let Epilogue::Relu { positive: Some(positive), .. } = self.epilogue {
-                let at = 2 * (start + n);
-                // SAFETY: as for the outputs.
-                unsafe { positive.part(at..at + 2) }.copy_from_slice(&above_zero(numbers));
+            Epilogue::Masked(bits) => {
+                for (((sums, inside), output), bits) in lines.zip(bits[masks].chunks_exact(2)) {
+                    let value = |n: usize| Avx512::load(&sums[n]).keep(bits[n] & inside);
+                    narrow([value(0), value(1)], output);
+                }
+            }
+            Epilogue::Plain => {
+                for ((sums, inside), output) in lines {
+                    let value = |n: usize| Avx512::load(&sums[n]).keep(inside);
+                    narrow([value(0), value(1)], output);
+                }
             }
         }
+    }
+
+    /// For each position of a group all bits if it is one of the image, and none if it is one of the border.
+    fn inside(&self, position: usize) -> [u16; SIDE] {
+        let (pitch, end) = (self.layout.pitch(), self.layout.image_end());
+        let mut column = position % pitch;
+        let mut inside = [0; SIDE];
+        let rest = end.saturating_sub(position).min(SIDE);
+        for inside in &mut inside[..rest] {
+            *inside = if column + 1 < pitch { u16::MAX } else { 0 };
+            column = if column + 1 < pitch { column + 1 } else { 0 };
+        }
+        inside
     }
 
     /// Writes zeros above the first row and below the last, if the strip has these.

@@ -6,14 +6,10 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     layout::Layout,
-    lines::pair,
+    lines::{interleave, lanes, load, rounded, store},
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::kernels::{
-    LANES, Lanes, Parts, Shape,
-    gram::sum,
-    vector::{Task, Vector},
-};
+use crate::kernels::{LANES, Lanes, Parts, Shape, avx512::Avx512, gram::sum, vector::Vector};
 
 /// Groups of 32 positions that are packed at a time.
 const GROUPS: usize = 8;
@@ -75,26 +71,12 @@ pub fn sums(
 /// others, whose lines have of each channel a pair of positions.
 #[target_feature(enable = "avx512bf16")]
 fn pack_right(lines: &[Lanes], packed: &mut [Lanes]) {
-    const SECOND: i16 = 32;
-    let mut order = [[0; 2 * LANES]; 2];
-    for (tile, order) in (0..).zip(&mut order) {
-        for (channel, pair) in (0..).zip(order.as_chunks_mut::<2>().0) {
-            *pair = [16 * tile + channel, SECOND + 16 * tile + channel];
-        }
-    }
-    // SAFETY: each array has 64 bytes.
-    let order = order.map(|order| unsafe { _mm512_loadu_si512(order.as_ptr().cast()) });
     for (positions, packed) in lines.chunks_exact(SIDE).zip(packed.chunks_exact_mut(STEP)) {
-        for (n, pair) in positions.chunks_exact(2).enumerate() {
-            // SAFETY: a line is 64 bytes on a multiple of 64.
-            unsafe {
-                let first = _mm512_load_si512(pair[0].0.as_ptr().cast());
-                let second = _mm512_load_si512(pair[1].0.as_ptr().cast());
-                for (tile, order) in order.iter().enumerate() {
-                    let line = packed[tile * LANES + n].0.as_mut_ptr();
-                    _mm512_store_si512(line.cast(), _mm512_permutex2var_epi16(first, *order, second));
-                }
-            }
+        let (first_tile, last_tile) = packed.split_at_mut(LANES);
+        for ((pair, first), last) in positions.chunks_exact(2).zip(first_tile).zip(last_tile) {
+            let [even, odd] = [load(&pair[0]), load(&pair[1])];
+            store(interleave::<0>(even, odd), first);
+            store(interleave::<16>(even, odd), last);
         }
     }
 }
@@ -105,76 +87,66 @@ fn transpose_tiles(tiles: &[Lanes], transposed: &mut [Lanes]) {
     for (tile, transposed) in tiles.chunks_exact(LANES).zip(transposed.chunks_exact_mut(LANES)) {
         let mut rows = [_mm512_setzero_si512(); LANES];
         for (row, line) in rows.iter_mut().zip(tile) {
-            // SAFETY: a line is 64 bytes on a multiple of 64.
-            *row = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+            *row = load(line);
         }
-        // Squares off the diagonal change places: of half the size first, in the end of one number.
-        for size in [8, 4, 2, 1] {
-            let [upper, lower] = exchange(size);
-            for n in (0..LANES).filter(|n| n & size == 0) {
-                let (above, below) = (rows[n], rows[n + size]);
-                rows[n] = _mm512_permutex2var_epi32(above, upper, below);
-                rows[n + size] = _mm512_permutex2var_epi32(above, lower, below);
-            }
-        }
+        exchange_squares::<8>(&mut rows);
+        exchange_squares::<4>(&mut rows);
+        exchange_squares::<2>(&mut rows);
+        exchange_squares::<1>(&mut rows);
         for (row, line) in rows.iter().zip(transposed) {
-            // SAFETY: as above.
-            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), *row) };
+            store(*row, line);
         }
     }
 }
 
-/// From which lanes of two rows, so far apart as the squares are large, each row comes that has the squares exchanged.
+/// Exchanges in each square of twice that size the upper right square of this size with the lower left one.
 #[target_feature(enable = "avx512bf16")]
-fn exchange(size: usize) -> [__m512i; 2] {
-    let (size, mut lanes) = (size as i32, [[0; LANES]; 2]);
-    let [upper, lower] = &mut lanes;
-    for ((lane, upper), lower) in (0..).zip(upper).zip(lower) {
-        let in_left = lane & size == 0;
-        *upper = if in_left { lane } else { LANES as i32 + lane - size };
-        *lower = if in_left { lane + size } else { LANES as i32 + lane };
+fn exchange_squares<const SIZE: usize>(rows: &mut [__m512i; LANES]) {
+    let lanes = lanes();
+    let left = _mm512_testn_epi32_mask(lanes, _mm512_set1_epi32(SIZE as i32));
+    let add = |number: usize| _mm512_add_epi32(lanes, _mm512_set1_epi32(number as i32));
+    // Lanes of the second row are numbered from 16 on.
+    let upper = _mm512_mask_mov_epi32(add(LANES - SIZE), left, lanes);
+    let lower = _mm512_mask_mov_epi32(add(LANES), left, add(SIZE));
+    for n in (0..LANES).filter(|n| n & SIZE == 0) {
+        let (first, second) = (rows[n], rows[n + SIZE]);
+        rows[n] = _mm512_permutex2var_epi32(first, upper, second);
+        rows[n + SIZE] = _mm512_permutex2var_epi32(first, lower, second);
     }
-    // SAFETY: each array has 64 bytes.
-    lanes.map(|lanes| unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) })
 }
 
-/// The difference of the Gram matrix from a target, of one block of sixteen rows, times a slope: packed as filters from
-/// all channels to all.
-pub struct PairedDifference<'a> {
-    pub shape: Shape,
-    pub values: &'a [Lanes],
-    pub target: &'a [Lanes],
-    pub slope: f32,
-    pub block: usize,
-    pub difference: Parts<'a, Lanes>,
-    pub squares: &'a mut f64,
-}
-
-impl Task for PairedDifference<'_> {
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let blocks = self.shape.blocks();
-        let slope = V::splat(self.slope);
-        *self.squares = 0.0;
-        for row in (self.block * LANES..(self.block + 1) * LANES).step_by(2) {
-            let mut squares = V::splat(0.0);
-            for column in 0..blocks {
-                let mut rows = [Lanes::ZERO; 2];
-                for (n, row) in (row..).zip(&mut rows) {
-                    let at = n * blocks + column;
-                    let difference = V::load(&self.values[at]).sub(V::load(&self.target[at]));
-                    squares = difference.mul_add(difference, squares);
-                    difference.mul(slope).store(row);
-                }
-                // As filters: 32 outputs, of these 32 inputs, of these the tile, and of it the pair of inputs.
-                let place = ((column / 2 * (blocks / 2) + row / SIDE) * 2 + column % 2) * LANES + row % SIDE / 2;
-                // SAFETY: no other job has this row.
-                let line = unsafe { &mut self.difference.part(place..place + 1)[0] };
-                for (n, lane) in line.0.iter_mut().enumerate() {
-                    *lane = pair(rows[0].0[n], rows[1].0[n]);
-                }
+/// Writes the difference of the Gram matrix from a target, of one block of sixteen rows, times a slope: packed as
+/// filters from all channels to all. Returns the sum of the squares of the difference itself.
+#[target_feature(enable = "avx512bf16")]
+pub fn difference(
+    shape: Shape,
+    values: &[Lanes],
+    target: &[Lanes],
+    slope: f32,
+    block: usize,
+    difference: Parts<Lanes>,
+) -> f64 {
+    let blocks = shape.blocks();
+    let slope = Avx512::splat(slope);
+    let mut sum_of_squares = 0.0;
+    for row in (block * LANES..(block + 1) * LANES).step_by(2) {
+        let mut squares = Avx512::splat(0.0);
+        for column in 0..blocks {
+            let mut rows = [slope; 2];
+            for (n, row) in (row..).zip(&mut rows) {
+                let at = n * blocks + column;
+                let difference = Avx512::load(&values[at]).sub(Avx512::load(&target[at]));
+                squares = difference.mul_add(difference, squares);
+                *row = difference.mul(slope);
             }
-            *self.squares += sum(squares);
+            // As filters: 32 outputs, of these 32 inputs, of these the tile, and of it the pair of inputs.
+            let place = ((column / 2 * (blocks / 2) + row / SIDE) * 2 + column % 2) * LANES + row % SIDE / 2;
+            // SAFETY: no other job has this row.
+            let line = unsafe { &mut difference.part(place..place + 1)[0] };
+            let both = rounded(rows);
+            store(interleave::<0>(both, _mm512_alignr_epi64::<4>(both, both)), line);
         }
+        sum_of_squares += sum(squares);
     }
+    sum_of_squares
 }

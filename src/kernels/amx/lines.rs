@@ -19,22 +19,57 @@ fn round(number: f32) -> u16 {
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
+/// The bits of a line.
+#[target_feature(enable = "avx512bf16")]
+pub fn load(line: &Lanes) -> __m512i {
+    // SAFETY: a line is 64 bytes on a multiple of 64.
+    unsafe { _mm512_load_si512(line.0.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512bf16")]
+pub fn store(bits: __m512i, line: &mut Lanes) {
+    // SAFETY: as for `load`.
+    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), bits) }
+}
+
+/// The numbers of all lanes, counted from 0.
+#[target_feature(enable = "avx512bf16")]
+pub fn lanes() -> __m512i {
+    _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+}
+
+/// From number `FIRST` on, sixteen numbers of `even`, each before the one of `odd` at its place.
+#[target_feature(enable = "avx512bf16")]
+pub fn interleave<const FIRST: i16>(even: __m512i, odd: __m512i) -> __m512i {
+    const {
+        assert!(FIRST == 0 || FIRST == 16);
+    }
+    // Numbers of `odd` are counted from 32 on.
+    let pairs = _mm512_or_si512(lanes(), _mm512_slli_epi32::<16>(_mm512_add_epi32(lanes(), _mm512_set1_epi32(32))));
+    let order = _mm512_add_epi16(pairs, _mm512_set1_epi16(FIRST));
+    _mm512_permutex2var_epi16(even, order, odd)
+}
+
 /// The numbers of a line: the first and the last sixteen.
 #[target_feature(enable = "avx512bf16")]
 pub fn widen(line: &Lanes) -> [Avx512; 2] {
-    // SAFETY: a line is 64 bytes on a multiple of 64.
-    let numbers = unsafe { _mm512_load_si512(line.0.as_ptr().cast()) };
+    let numbers = load(line);
     let half = |half| Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))));
     [half(_mm512_castsi512_si256(numbers)), half(_mm512_extracti64x4_epi64::<1>(numbers))]
 }
 
-/// A line of these numbers, rounded to nearest even.
+/// The bits of a line of these numbers, rounded to nearest even.
+#[target_feature(enable = "avx512bf16")]
+pub fn rounded(numbers: [Avx512; 2]) -> __m512i {
+    let [first, last] = numbers;
+    // SAFETY: both types are 64 bytes, of which all values are valid.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(last.0, first.0)) }
+}
+
+/// Writes a line of these numbers, rounded to nearest even.
 #[target_feature(enable = "avx512bf16")]
 pub fn narrow(numbers: [Avx512; 2], line: &mut Lanes) {
-    let [first, last] = numbers;
-    let rounded = _mm512_cvtne2ps_pbh(last.0, first.0);
-    // SAFETY: both types are 64 bytes, of which all values are valid; a line is on a multiple of 64.
-    unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), std::mem::transmute::<__m512bh, __m512i>(rounded)) };
+    store(rounded(numbers), line);
 }
 
 /// One bit for each number above zero.
@@ -74,11 +109,12 @@ pub fn widen_rows(shape: Shape, rows: Range<usize>, lines: &[Lanes], numbers: &m
     let len = rows.len() * shape.width;
     for (block, numbers) in numbers.chunks_exact_mut(2 * len).take(layout.blocks()).enumerate() {
         let (first, last) = numbers.split_at_mut(len);
-        let columns = rows.clone().flat_map(|row| &lines[layout.row(block, row)]);
-        for ((line, first), last) in columns.zip(first).zip(last) {
-            let numbers = widen(line);
-            numbers[0].store(first);
-            numbers[1].store(last);
+        for (row, (first, last)) in rows.clone().zip(first.chunks_mut(shape.width).zip(last.chunks_mut(shape.width))) {
+            for ((line, first), last) in lines[layout.row(block, row)].iter().zip(first).zip(last) {
+                let numbers = widen(line);
+                numbers[0].store(first);
+                numbers[1].store(last);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod tiles;
 pub(super) use convolution::{convolve, filters_len, pack_filters};
 pub(super) use detect::is_supported;
 pub(super) use gradient::{gradient_at, squared_norm};
-pub(super) use gram::{PairedDifference, sums, sums_scratch};
+pub(super) use gram::{difference, sums, sums_scratch};
 pub(super) use layout::Layout;
 pub(super) use lines::{narrow_row, widen_rows};
 pub(super) use pooling::pool;
