@@ -173,7 +173,8 @@ impl Job<'_> {
         let masks = 2 * start..2 * (start + SIDE);
         let zero = Avx512::splat(0.0);
         let inside = self.inside(position);
-        let lines = sums.as_chunks::<2>().0.iter().zip(inside).zip(outputs);
+        let inside = |n: usize| if inside >> n & 1 == 1 { u16::MAX } else { 0 };
+        let lines = sums.as_chunks::<2>().0.iter().zip(outputs).enumerate();
         match self.epilogue {
             Epilogue::Relu { bias, positive } => {
                 let mut biases = [Lanes::ZERO; 2];
@@ -182,42 +183,41 @@ impl Job<'_> {
                 }
                 let bias = [Avx512::load(&biases[0]), Avx512::load(&biases[1])];
                 // SAFETY: as for the outputs.
-                let mut masks = positive.map(|positive| unsafe { positive.part(masks) }.chunks_exact_mut(2));
-                for ((sums, inside), output) in lines {
-                    let value = |n: usize| Avx512::load(&sums[n]).add(bias[n]).max(zero).keep(inside);
+                let mut masks = positive.map(|positive| unsafe { positive.part(masks) });
+                for (n, (sums, output)) in lines {
+                    let value = |half: usize| Avx512::load(&sums[half]).add(bias[half]).max(zero).keep(inside(n));
                     let numbers = [value(0), value(1)];
                     narrow(numbers, output);
-                    if let Some(masks) = masks.as_mut().and_then(Iterator::next) {
-                        masks.copy_from_slice(&above_zero(numbers));
+                    if let Some(masks) = &mut masks {
+                        [masks[2 * n], masks[2 * n + 1]] = above_zero(numbers);
                     }
                 }
             }
             Epilogue::Masked(bits) => {
-                for (((sums, inside), output), bits) in lines.zip(bits[masks].chunks_exact(2)) {
-                    let value = |n: usize| Avx512::load(&sums[n]).keep(bits[n] & inside);
+                let bits = &bits[masks];
+                for (n, (sums, output)) in lines {
+                    let value = |half: usize| Avx512::load(&sums[half]).keep(bits[2 * n + half] & inside(n));
                     narrow([value(0), value(1)], output);
                 }
             }
             Epilogue::Plain => {
-                for ((sums, inside), output) in lines {
-                    let value = |n: usize| Avx512::load(&sums[n]).keep(inside);
+                for (n, (sums, output)) in lines {
+                    let value = |half: usize| Avx512::load(&sums[half]).keep(inside(n));
                     narrow([value(0), value(1)], output);
                 }
             }
         }
     }
 
-    /// For each position of a group all bits if it is one of the image, and none if it is one of the border.
-    fn inside(&self, position: usize) -> [u16; SIDE] {
-        let (pitch, end) = (self.layout.pitch(), self.layout.image_end());
-        let mut column = position % pitch;
-        let mut inside = [0; SIDE];
-        let rest = end.saturating_sub(position).min(SIDE);
-        for inside in &mut inside[..rest] {
-            *inside = if column + 1 < pitch { u16::MAX } else { 0 };
-            column = if column + 1 < pitch { column + 1 } else { 0 };
-        }
-        inside
+    /// One bit for each position of a group, set if it is one of the image and not of the border.
+    fn inside(&self, position: usize) -> u32 {
+        let pitch = self.layout.pitch();
+        let image = match self.layout.image_end().saturating_sub(position) {
+            count @ ..SIDE => (1 << count) - 1,
+            _ => u32::MAX,
+        };
+        let columns = (pitch - 1 - position % pitch..SIDE).step_by(pitch);
+        columns.fold(image, |inside, column| inside & !(1 << column))
     }
 
     /// Writes zeros above the first row and below the last, if the strip has these.
