@@ -13,20 +13,21 @@ use crate::kernels::Lanes;
 /// Whether the processor has AMX, the system permits it, and it multiplies as it should. Found out once.
 pub fn is_supported() -> bool {
     static SUPPORTED: OnceLock<bool> = OnceLock::new();
-    *SUPPORTED.get_or_init(|| has_instructions() && is_permitted() && multiplies())
+    *SUPPORTED.get_or_init(|| has_vectors() && has_tiles() && is_permitted() && multiplies())
 }
 
-/// The standard library has no names for the features of AMX yet.
-fn has_instructions() -> bool {
+/// Whether the processor has what is used besides tiles.
+pub fn has_vectors() -> bool {
+    is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("fma")
+}
+
+/// Whether the processor has tiles of bfloat16. The standard library has no names for these features yet.
+fn has_tiles() -> bool {
     const FEATURES_LEAF: u32 = 7;
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
-    let has_avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512bf16")
-        && is_x86_feature_detected!("fma");
     // Processors with AVX-512 have this leaf.
-    has_avx512 && __cpuid_count(FEATURES_LEAF, 0).edx & (BF16 | TILE) == BF16 | TILE
+    __cpuid_count(FEATURES_LEAF, 0).edx & (BF16 | TILE) == BF16 | TILE
 }
 
 /// Asks Linux for the right to use tiles, for all threads of the process. Without it they raise SIGILL.

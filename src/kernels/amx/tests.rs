@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! Each kernel against plain code. All numbers are small and whole, so that every sum is exact and results are equal to
-//! the last bit. Where there is no AMX nothing is tested, and the tests say so.
+//! the last bit. Where there are no tiles, plain code stands in for them, and what surrounds them is still tested.
 
-use std::array;
+use std::{array, sync::Arc};
 
-use super::{Layout, lines::pair};
+use super::{
+    Layout,
+    detect::has_vectors,
+    is_supported,
+    lines::pair,
+    tiles::{Product, SIDE, STEP, Steps, Tiles},
+};
 use crate::{
     kernels::{
         self, ContentTarget, Direction, Engine, Epilogue, FirstConvolution, GramMatrix, Incoming, Kind, LANES, Lanes,
-        Parts, Processor, Shape,
+        Parts, Pool, Processor, Shape,
     },
     objective::Pooling,
     vgg::{Convolution, Layer},
@@ -79,22 +85,77 @@ impl Maps {
     }
 }
 
+/// The two numbers in a lane.
+fn numbers(lane: f32) -> [f32; 2] {
+    [lane.to_bits() << 16, lane.to_bits() & 0xffff_0000].map(f32::from_bits)
+}
+
 /// The number of a channel in a line.
 fn number(line: &Lanes, channel: usize) -> f32 {
-    let bits = line.0[channel / 2].to_bits();
-    f32::from_bits(if channel.is_multiple_of(2) { bits << 16 } else { bits & 0xffff_0000 })
+    numbers(line.0[channel / 2])[channel % 2]
 }
 
 fn rounded(value: f32) -> f32 {
-    number(&Lanes([pair(value, 0.0); LANES]), 0)
+    numbers(pair(value, 0.0))[0]
 }
 
-fn engine() -> Option<Engine> {
-    if kernels::available().any(|kind| kind == Kind::Amx) {
-        return Some(Engine::new(Processor::new(Kind::Amx, 2).unwrap()));
+/// What tiles compute.
+pub fn multiply(product: Product) {
+    let Product { a, steps, b, sums, sums_pitch, fresh, .. } = product;
+    for (row, column) in (0..SIDE * SIDE).map(|n| (n / SIDE, n % SIDE)) {
+        let sum = &mut sums[row * sums_pitch + column / LANES].0[column % LANES];
+        if fresh {
+            *sum = 0.0;
+        }
+        for step in 0..steps.count() {
+            let from = step / steps.columns * steps.pitch + step % steps.columns * steps.stride;
+            for k in 0..LANES {
+                let [even, odd] = numbers(a[from + row].0[k]);
+                let [even_factor, odd_factor] = numbers(b[step * STEP + column / LANES * LANES + k].0[column % LANES]);
+                *sum += even * even_factor + odd * odd_factor;
+            }
+        }
     }
-    println!("not tested: no AMX");
-    None
+}
+
+/// `None` where there are neither tiles nor the vectors that go with them.
+fn engine() -> Option<Engine> {
+    if !has_vectors() {
+        println!("not tested: no AVX-512 with bfloat16");
+        return None;
+    }
+    if !is_supported() {
+        println!("tested without AMX");
+    }
+    Some(Engine::new(Processor { kind: Kind::Amx, pool: Arc::new(Pool::new(2).unwrap()) }))
+}
+
+#[test]
+fn tiles_equal_plain_sums() {
+    if !is_supported() {
+        return println!("not tested: no AMX");
+    }
+    let tiles = Tiles::configure();
+    let lines = |count: usize, seed: usize| -> Vec<Lanes> {
+        let number = |n: usize| ((n * 7919 + seed) % 17) as f32 - 8.0;
+        (0..count)
+            .map(|n| Lanes(array::from_fn(|k| pair(number(32 * n + 2 * k), number(32 * n + 2 * k + 1)))))
+            .collect()
+    };
+    for steps in [
+        Steps { rows: 1, pitch: 0, columns: 1, stride: 0 },
+        Steps { rows: 1, pitch: 0, columns: 5, stride: 40 },
+        Steps { rows: 3, pitch: 7, columns: 3, stride: 1 },
+    ] {
+        let (a, b) = (lines(200, 1), lines(steps.count() * STEP, 2));
+        for (sums_pitch, fresh) in [(2, true), (2, false), (6, false)] {
+            let mut sums = vec![Lanes([3.0; LANES]); SIDE * sums_pitch];
+            let mut expected = sums.clone();
+            tiles.multiply(Product { a: &a, steps, b: &b, next: &b, sums: &mut sums, sums_pitch, fresh });
+            multiply(Product { a: &a, steps, b: &b, next: &b, sums: &mut expected, sums_pitch, fresh });
+            assert!(sums == expected);
+        }
+    }
 }
 
 fn convolution(inputs: usize, outputs: usize) -> Convolution {
