@@ -66,7 +66,7 @@ fn multiplies() -> bool {
     let steps = Steps { rows: 1, pitch: 0, columns: 1, stride: 0 };
     // SAFETY: the processor has the instructions, and the system permits them.
     let tiles = unsafe { Tiles::configure_unchecked() };
-    tiles.multiply(Product { a: &left, steps, b: &right, next: &[], sums: &mut sums, sums_pitch: 2, fresh: true });
+    tiles.multiply(Product { a: &left, steps, b: &right, next: &right, sums: &mut sums, sums_pitch: 2, fresh: true });
     (0..SIDE * SIDE).all(|n| {
         let (row, column) = (n / SIDE, n % SIDE);
         let expected: f32 = (0..SIDE).map(|k| a(row, k) * b(k, column)).sum();

@@ -57,7 +57,7 @@ pub fn sums(
                     a: &left[packed(row - rows.start)],
                     steps: Steps { rows: 1, pitch: 0, columns: count, stride: STEP },
                     b: &right[packed(column)],
-                    next: &[],
+                    next: &right[packed((column + 1).min(layout.blocks() - 1))],
                     sums: &mut sums[(row - rows.start) * SIDE * pitch + 2 * column..],
                     sums_pitch: pitch,
                     fresh: start == groups.start,

@@ -32,7 +32,8 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// The tile registers of this thread. They are released in the end: their state slows every switch of threads.
+/// The tile registers of this thread, which has no two of these at a time. They are released in the end: their state
+/// slows every switch of threads.
 pub struct Tiles {
     /// They stay in their thread.
     thread: PhantomData<*const ()>,
@@ -71,7 +72,7 @@ pub struct Product<'a> {
     /// The right factor: for each step a tile of the first 16 columns and one of the others. A line of a tile has of
     /// each column the two numbers that belong to a pair of the left factor's.
     pub b: &'a [Lanes],
-    /// Of what comes next to be multiplied with, the part to fetch: [`FETCHED`] lines of each [`STEP`].
+    /// What comes next to be multiplied with: [`FETCHED`] lines of each [`STEP`] are fetched into the cache.
     pub next: &'a [Lanes],
     /// Two lines for each row: the sums of its columns.
     pub sums: &'a mut [Lanes],
