@@ -5,7 +5,7 @@
 
 use std::{mem, sync::Arc};
 
-use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
+use super::{Gram, LossWeights, Losses, Network, Objective, Precision, SMALLEST_NORM};
 use crate::{
     Error, Result,
     kernels::{
@@ -16,8 +16,8 @@ use crate::{
     vgg::{Layer, Vgg},
 };
 
-/// In larger images the transformed filters make way for feature maps: making them anew takes little of the time
-/// that such an image takes.
+/// In larger images the transformed filters of float32 make way for feature maps: making them anew takes little of the
+/// time that such an image takes.
 const PIXELS_WITH_FILTERS: usize = 1024 * 576;
 
 /// The objective by the fastest kernels that the processor has. See [`Objective`].
@@ -132,7 +132,8 @@ impl FusedObjective {
         }
         // The old one goes before the new one comes.
         self.workspace = Workspace::default();
-        let keep = size.0 * size.1 <= PIXELS_WITH_FILTERS;
+        let are_small = self.engine.kind().precision() == Precision::Bf16;
+        let keep = are_small || size.0 * size.1 <= PIXELS_WITH_FILTERS;
         if keep != self.filters.keeps_all() {
             self.filters = Filters::new(self.steps.len(), keep);
         }
