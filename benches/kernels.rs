@@ -45,9 +45,10 @@ fn shape(layer: &str, channels: usize) -> Shape {
     Shape { channels, height: side, width: side }
 }
 
-fn features(shape: Shape) -> Vec<Lanes> {
+/// Feature maps, of half as many numbers with the same bits each if the kind is one of bfloat16.
+fn features(kind: Kind, shape: Shape) -> Vec<Lanes> {
     let value = |n: usize| ((n * 7919) % 251) as f32 - 100.0;
-    (0..shape.lanes()).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
+    (0..kind.lanes(shape)).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
 }
 
 fn image(seed: usize) -> Image {
@@ -61,7 +62,7 @@ fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let filters = Filters::new(&mut engine, convolution, Direction::Forward);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
-    let (input, mut output) = (features(inputs), features(outputs));
+    let (input, mut output) = (features(kind, inputs), features(kind, outputs));
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
     bencher.counter(ItemsCount::new(products)).bench_local(|| {
         let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: None };
@@ -75,8 +76,8 @@ fn convolve_back(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let filters = Filters::new(&mut engine, convolution, Direction::Backward);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
-    let (mut input, output) = (features(inputs), features(outputs));
-    let mask = vec![0x5555; input.len()];
+    let (mut input, output) = (features(kind, inputs), features(kind, outputs));
+    let mask = vec![0x5555; kind.masks(inputs)];
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
     bencher.counter(ItemsCount::new(products)).bench_local(|| {
         kernels::convolve(&mut engine, outputs, &output, &filters, Epilogue::Masked(&mask), &mut input);
@@ -94,7 +95,7 @@ fn pack_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
 fn first_convolution(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
-    let (image, mut output) = (image(1), features(shape("relu1_1", 64)));
+    let (image, mut output) = (image(1), features(kind, shape("relu1_1", 64)));
     bencher.bench_local(|| first.forward(&mut engine, (SIDE, SIDE), image.data(), None, &mut output));
 }
 
@@ -103,7 +104,7 @@ fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
     let shape = shape("relu1_1", 64);
-    let (mut image, gradient) = (image(1), features(shape));
+    let (mut image, gradient) = (image(1), features(kind, shape));
     bencher.bench_local(|| first.backward(&mut engine, shape, &gradient, image.data_mut()));
 }
 
@@ -111,7 +112,7 @@ fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
 fn pool(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape("relu1_2", 64);
-    let (input, mut output) = (features(shape), features(shape.pooled()));
+    let (input, mut output) = (features(kind, shape), features(kind, shape.pooled()));
     bencher.bench_local(|| kernels::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
 }
 
@@ -119,7 +120,7 @@ fn pool(bencher: Bencher, kind: Kind) {
 fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let features = features(shape);
+    let features = features(kind, shape);
     let mut gram = GramMatrix::new(shape);
     bencher.bench_local(|| gram.compute(&mut engine, &features));
 }
@@ -128,14 +129,45 @@ fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
 fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let target = features(shape);
-    let incoming = features(shape.pooled());
-    let style = vec![Lanes::ZERO; shape.channels * shape.blocks()];
-    let (mut maps, mut squares) = (features(shape), Vec::new());
+    let target = features(kind, shape);
+    let incoming = features(kind, shape.pooled());
+    let mut gram = GramMatrix::new(shape);
+    let style = gram.difference(&mut engine, &vec![Lanes::ZERO; shape.channels * shape.blocks()], 0.0).1.to_vec();
+    let (mut maps, mut squares) = (features(kind, shape), Vec::new());
     bencher.bench_local(|| {
         let content = ContentTarget { features: &target, slope: 0.0 };
         let incoming = Incoming::Pooled(Pooling::Max, &incoming);
         kernels::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
+    });
+}
+
+/// How many threads there are, if they have AMX.
+#[cfg(target_arch = "x86_64")]
+fn threads_with_amx() -> Vec<usize> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    kinds().contains(&Kind::Amx).then_some(threads).into_iter().collect()
+}
+
+/// What AMX can do at best: products of what is in the first-level cache, on all threads.
+#[cfg(target_arch = "x86_64")]
+#[divan::bench(args = threads_with_amx())]
+fn amx_peak(bencher: Bencher, threads: usize) {
+    use kernels::{
+        LANES,
+        amx::tiles::{Product, SIDE, STEP, Steps, Tiles},
+    };
+    const PRODUCTS: usize = 20_000;
+    const STEPS: usize = 16;
+    let multiply = || {
+        let tiles = Tiles::configure();
+        let (a, b, mut sums) = ([Lanes::ZERO; 2 * LANES], [Lanes::ZERO; STEPS * STEP], [Lanes::ZERO; 2 * SIDE]);
+        let steps = Steps { rows: 1, pitch: 0, columns: STEPS, stride: 0 };
+        for _ in 0..PRODUCTS {
+            tiles.multiply(Product { a: &a, steps, b: &b, next: &b, sums: &mut sums, sums_pitch: 2, fresh: true });
+        }
+    };
+    bencher.counter(ItemsCount::new(threads * PRODUCTS * STEPS * SIDE * SIDE * SIDE)).bench_local(|| {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(multiply))));
     });
 }
 

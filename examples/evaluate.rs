@@ -16,13 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
     NeuralStyle, Processor,
     motion::{Motion, MotionEstimator},
-    objective::{self, Device, LossWeights},
+    objective::{self, Device, LossWeights, Precision},
     stylizer::{Adam, Image, PackedFormat, Settings},
     vgg::Vgg,
 };
@@ -44,8 +44,8 @@ enum Command {
         /// Size of the image.
         #[arg(long, value_parser = parse_size, default_value = "256x256")]
         size: (usize, usize),
-        /// Numbers that the features are computed in.
-        #[arg(long, value_enum, default_value_t)]
+        /// Numbers that the features are computed in: auto, f32 or bf16.
+        #[arg(long, value_parser = parse_precision, default_value = "auto")]
         precision: Precision,
         /// Threads to compute with; 0 is one for each processor.
         #[arg(long, default_value_t = 0)]
@@ -78,17 +78,6 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Default, PartialEq, ValueEnum)]
-enum Precision {
-    /// The fastest there is.
-    #[default]
-    Auto,
-    /// 32-bit floating point.
-    F32,
-    /// bfloat16 features, everything else in 32-bit floating point.
-    Bf16,
-}
-
 fn main() -> Result<()> {
     let summary = match Arguments::parse().command {
         Command::Bench { size, precision, threads } => bench(size, precision, threads)?,
@@ -102,12 +91,9 @@ fn main() -> Result<()> {
 fn bench((width, height): (usize, usize), precision: Precision, threads: usize) -> Result<serde_json::Value> {
     const WARM_UP: usize = 3;
     const MEASURED: usize = 20;
-    if precision == Precision::Bf16 {
-        return Err("there is no bfloat16 kernel yet: use --precision f32".into());
-    }
     let settings = Settings::default();
     let weights = LossWeights { content: settings.content_weight, style: settings.style_weight };
-    let processor = Processor::detect(threads)?;
+    let processor = Processor::with_precision(threads, precision)?;
     let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.network(), Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
@@ -126,7 +112,7 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     Ok(json!({
         "size": format!("{width}x{height}"),
         "ms_per_iteration": percentile(&mut times[WARM_UP..], 0.5),
-        "precision": "f32",
+        "precision": processor.precision().name(),
         "kernel": objective.kernel(),
         "threads": objective.threads(),
         "peak_rss_mb": peak_rss_mb(),
@@ -300,6 +286,11 @@ fn peak_rss_mb() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
+}
+
+fn parse_precision(name: &str) -> Result<Precision, String> {
+    let mut all = [Precision::Auto, Precision::F32, Precision::Bf16].into_iter();
+    all.find(|precision| precision.name() == name).ok_or_else(|| "a precision is auto, f32 or bf16".to_owned())
 }
 
 fn parse_size(text: &str) -> Result<(usize, usize), String> {

@@ -30,7 +30,7 @@ pub mod vgg;
 
 use gst::glib;
 
-pub use element::{DebugView, NeuralStyle, Pooling, WarmStart};
+pub use element::{DebugView, NeuralStyle, Pooling, Precision, WarmStart};
 pub use error::{Error, Result};
 pub use kernels::Processor;
 

@@ -6,6 +6,7 @@ use std::sync::Once;
 
 use gst::prelude::*;
 use gst_video::VideoFormat;
+use gstneuralstyle::{kernels, objective::Precision};
 
 fn init() {
     static INIT: Once = Once::new();
@@ -401,7 +402,7 @@ fn bad_input_stops_the_pipeline_with_its_own_error() {
     let text = file("text.png", b"this is no picture");
     let dot = directory.path().join("dot.png");
     image::RgbImage::new(1, 1).save(&dot).unwrap();
-    let cases = [
+    let mut cases = vec![
         (format!("style={}/none.png", directory.path().display()), vec!["none.png", "nocturne"]),
         (format!("style={text}"), vec!["text.png", "PNG"]),
         (format!("style={}", dot.display()), vec!["dot.png", "1x1", "16x16"]),
@@ -412,6 +413,9 @@ fn bad_input_stops_the_pipeline_with_its_own_error() {
         ("working-size=9".to_owned(), vec!["working-size is 9"]),
         ("device=tpu".to_owned(), vec!["\"tpu\"", "cuda"]),
     ];
+    if kernels::available().all(|kind| kind.precision() != Precision::Bf16) {
+        cases.push(("precision=bf16".to_owned(), vec!["precision is bf16", "auto or f32", "AMX"]));
+    }
     for (properties, mentioned) in cases {
         let error = error_of(&properties);
         assert!(mentioned.iter().all(|word| error.contains(word)), "{properties}: {error}");

@@ -6,6 +6,7 @@ use gstneuralstyle::{
     Processor,
     kernels::{self, Kind},
     motion::{Flow, Motion, MotionEstimator},
+    objective::Precision,
     stylizer::Image,
 };
 
@@ -17,7 +18,7 @@ fn estimator(kind: Kind, threads: usize) -> MotionEstimator {
 }
 
 fn motion(last: &Image, new: &Image) -> Motion {
-    estimator(kernels::detect().unwrap(), 2).between(last, new).clone()
+    estimator(kernels::detect(Precision::Auto).unwrap(), 2).between(last, new).clone()
 }
 
 /// A surface of hills of many sizes, none of them repeated, between 0 and 255.

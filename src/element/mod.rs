@@ -50,6 +50,33 @@ impl From<Pooling> for objective::Pooling {
     }
 }
 
+/// The property `precision`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstNeuralStylePrecision")]
+#[non_exhaustive]
+pub enum Precision {
+    /// See [`objective::Precision::Auto`].
+    #[default]
+    #[enum_value(name = "Auto: bf16 on a processor with AMX, else f32", nick = "auto")]
+    Auto,
+    /// See [`objective::Precision::F32`].
+    #[enum_value(name = "F32: 32-bit floating point", nick = "f32")]
+    F32,
+    /// See [`objective::Precision::Bf16`].
+    #[enum_value(name = "Bf16: bfloat16 with sums in 32 bits, which needs a processor with AMX", nick = "bf16")]
+    Bf16,
+}
+
+impl From<Precision> for objective::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Auto => Self::Auto,
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// The property `warm-start`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstNeuralStyleWarmStart")]
@@ -118,6 +145,7 @@ impl From<DebugView> for stylizer::DebugView {
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     #[cfg(feature = "doc")]
     {
+        Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         Pooling::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         WarmStart::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         DebugView::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gst::{glib, prelude::*};
 
-use super::{DebugView, Pooling, WarmStart};
+use super::{DebugView, Pooling, Precision, WarmStart};
 use crate::{
     Processor, Result, style,
     stylizer::{Settings, Stylizer},
@@ -33,6 +33,7 @@ pub struct Properties {
     weights: Option<String>,
     device: String,
     threads: u32,
+    precision: Precision,
     content_layers: String,
     style_layers: String,
     pooling: Pooling,
@@ -53,6 +54,7 @@ impl Default for Properties {
             weights: None,
             device: "cpu".to_owned(),
             threads: 0,
+            precision: Precision::default(),
             content_layers: Settings::CONTENT_LAYERS.to_owned(),
             style_layers: Settings::STYLE_LAYERS.to_owned(),
             pooling: Pooling::default(),
@@ -83,7 +85,7 @@ impl Properties {
             Some(path) => Vgg::from_file(path)?,
             None => Vgg::built_in()?,
         };
-        let processor = Processor::detect(self.threads as usize)?;
+        let processor = Processor::with_precision(self.threads as usize, self.precision.into())?;
         let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, processor, settings)?;
         stylizer.set_style(style::load(&self.style)?)?;
         Ok(stylizer)
@@ -106,6 +108,7 @@ impl Properties {
             "weights" => self.weights = read(value),
             "device" => self.device = text(default().device),
             "threads" => self.threads = read(value),
+            "precision" => self.precision = read(value),
             "content-layers" => self.content_layers = text(default().content_layers),
             "style-layers" => self.style_layers = text(default().style_layers),
             "pooling" => self.pooling = read(value),
@@ -135,6 +138,7 @@ impl Properties {
             "weights" => self.weights.to_value(),
             "device" => self.device.to_value(),
             "threads" => self.threads.to_value(),
+            "precision" => self.precision.to_value(),
             "content-layers" => self.content_layers.to_value(),
             "style-layers" => self.style_layers.to_value(),
             "pooling" => self.pooling.to_value(),
@@ -312,6 +316,11 @@ impl Properties {
                 .blurb("How many threads compute, on a processor; 0 is one for each of its cores")
                 .maximum(MOST_THREADS)
                 .default_value(default.threads)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecEnum::builder_with_default("precision", default.precision)
+                .nick("Precision")
+                .blurb("Numbers that a processor computes feature maps in; the image and the losses are always 32-bit")
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoolean::builder("post-messages")

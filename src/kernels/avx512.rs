@@ -10,7 +10,7 @@ use super::{
 };
 
 #[derive(Clone, Copy)]
-pub struct Avx512(__m512);
+pub struct Avx512(pub __m512);
 
 /// Runs `task` with AVX-512.
 ///

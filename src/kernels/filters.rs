@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The filters of a convolution, packed for the kernels.
+//! The filters of a convolution in half precision, for the kernels of float32.
 
 use half::{f16, slice::HalfFloatSliceExt};
 
@@ -27,7 +27,7 @@ pub enum Direction {
 ///
 /// Small images do so little with each weight that reading the weights takes longer than computing. So they are short:
 /// numbers of 16 bits, exact for weights that were published in that format and right to 2^-11 for others.
-pub struct Filters {
+pub struct HalfFilters {
     /// Channels that go in.
     pub(super) inputs: usize,
     /// Channels that come out.
@@ -38,7 +38,7 @@ pub struct Filters {
     pub(super) packed: Vec<HalfLanes>,
 }
 
-impl Filters {
+impl HalfFilters {
     /// Packs the filters of `convolution`, whose channels are multiples of 32.
     pub fn new(engine: &mut Engine, convolution: &Convolution, direction: Direction) -> Self {
         let (inputs, outputs) = match direction {

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The convolution of the image itself, whose three channels are too few for the ways of the others.
+//! The convolution of the image itself, whose three channels are too few for the ways of the others. It is computed in
+//! float32 by all kinds: in bfloat16, a pixel would be off by up to half a level.
 
+use std::ops::Range;
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{
-    Engine, Shape,
+    Engine, Kind, Shape,
     matrix::Product,
     threads::Parts,
     vector::{LANES, Lanes, Task, Vector, numbers},
 };
-use crate::vgg::Convolution;
+use crate::{objective::Precision, vgg::Convolution};
 
 const PLANES: usize = 3;
 const TAPS: usize = 9;
@@ -57,27 +62,56 @@ impl FirstConvolution {
     ) {
         let shape = Shape { channels: self.outputs, height, width };
         assert_eq!(image.len(), PLANES * shape.positions());
-        assert_eq!(output.len(), shape.lanes());
-        assert!(positive.is_none_or(|positive| positive.has_length(shape.lanes())));
         let kind = engine.kind();
+        assert_eq!(output.len(), kind.lanes(shape));
+        assert!(positive.is_none_or(|positive| positive.has_length(kind.masks(shape))));
         let output = Parts::new(output);
-        let scratch = (PLANES * 3 * row_pitch(width)).div_ceil(LANES);
-        engine.for_each(height, scratch, |row, scratch| {
-            kind.run(Forward { first: self, shape, image, positive, output, row, padded: numbers(scratch) });
+        let padded_len = (PLANES * 3 * row_pitch(width)).div_ceil(LANES);
+        engine.for_each(height, padded_len + sums_len(kind, shape, 1), |row, scratch| {
+            let (padded, _sums) = scratch.split_at_mut(padded_len);
+            let (start, step, padded) = (row * width, shape.positions(), numbers(padded));
+            let task = Forward { first: self, shape, image, positive, output, start, step, row, padded };
+            match kind {
+                #[cfg(target_arch = "x86_64")]
+                Kind::Amx => {
+                    let row_of_sums = Parts::new(&mut *_sums);
+                    kind.run(Forward { positive: None, output: row_of_sums, start: 0, step: width, ..task });
+                    // SAFETY: this kind is supported.
+                    unsafe { amx::narrow_row(shape, row, _sums, positive, output) };
+                }
+                _ => kind.run(task),
+            }
         });
     }
 
     /// The gradient for the planes of the image, from that for the output, which is zero where the output is.
     pub fn backward(&self, engine: &mut Engine, shape: Shape, gradient: &[Lanes], image: &mut [f32]) {
-        assert_eq!(image.len(), PLANES * shape.positions());
-        assert_eq!(gradient.len(), shape.lanes());
         let kind = engine.kind();
+        assert_eq!(image.len(), PLANES * shape.positions());
+        assert_eq!(gradient.len(), kind.lanes(shape));
         let image = Parts::new(image);
-        let scratch = TAP_BLOCKS * (BAND + 2) * shape.width;
+        let products_len = TAP_BLOCKS * (BAND + 2) * shape.width;
+        let scratch = products_len + sums_len(kind, shape, BAND + 2);
         engine.for_each(shape.height.div_ceil(BAND), scratch, |band, scratch| {
-            kind.run(Backward { first: self, shape, gradient, image, band, scratch });
+            let (products, _sums) = scratch.split_at_mut(products_len);
+            let around = (band * BAND).saturating_sub(1)..shape.height.min((band + 1) * BAND + 1);
+            let (gradient, step) = match kind {
+                #[cfg(target_arch = "x86_64")]
+                Kind::Amx => {
+                    // SAFETY: this kind is supported.
+                    unsafe { amx::widen_rows(shape, around.clone(), gradient, _sums) };
+                    (&*_sums, around.len() * shape.width)
+                }
+                _ => (&gradient[around.start * shape.width..], shape.positions()),
+            };
+            kind.run(Backward { shape, first: self, gradient, step, image, band, around, products });
         });
     }
+}
+
+/// [`Lanes`] for so many rows of feature maps in float32, if the feature maps themselves are something else.
+fn sums_len(kind: Kind, shape: Shape, rows: usize) -> usize {
+    if kind.precision() == Precision::F32 { 0 } else { rows * shape.blocks() * shape.width }
 }
 
 /// Numbers from one row of the padded image to the next: what the last tile reads beyond the end is there.
@@ -91,6 +125,9 @@ struct Forward<'a> {
     image: &'a [f32],
     positive: Option<Parts<'a, u16>>,
     output: Parts<'a, Lanes>,
+    /// Where the row begins in the first block of the output, and how far it is from a block to the next.
+    start: usize,
+    step: usize,
     row: usize,
     /// Of each plane the three rows around this one, minus the mean, with zeros around the image.
     padded: &'a mut [f32],
@@ -152,7 +189,7 @@ impl Forward<'_> {
             }
             let visible = ROWS.min(width - left);
             for n in 0..COLUMNS {
-                let start = (panel * COLUMNS + n) * self.shape.positions() + self.row * width + left;
+                let start = (panel * COLUMNS + n) * self.step + self.start + left;
                 // SAFETY: no other job has this row.
                 let outputs = unsafe { self.output.part(start..start + visible) };
                 for (output, sums) in outputs.iter_mut().zip(&sums) {
@@ -173,11 +210,16 @@ impl Forward<'_> {
 struct Backward<'a> {
     first: &'a FirstConvolution,
     shape: Shape,
+    /// The rows `around` of the first block.
     gradient: &'a [Lanes],
+    /// How far it is to the next.
+    step: usize,
     image: Parts<'a, f32>,
     band: usize,
-    /// The products of the gradient at each position of the band, and of a row on either side, with all taps.
-    scratch: &'a mut [Lanes],
+    /// The band, and a row on either side.
+    around: Range<usize>,
+    /// Those of the gradient at each position of these rows with all taps.
+    products: &'a mut [Lanes],
 }
 
 impl Task for Backward<'_> {
@@ -185,12 +227,12 @@ impl Task for Backward<'_> {
     fn run<V: Vector>(self) {
         let Shape { height, width, .. } = self.shape;
         let band = self.band * BAND..height.min((self.band + 1) * BAND);
-        let around = band.start.saturating_sub(1)..height.min(band.end + 1);
+        let around = self.around;
         let rows = around.len() * width;
-        let products = &mut self.scratch[..TAP_BLOCKS * rows];
+        let products = &mut self.products[..TAP_BLOCKS * rows];
         let product = Product {
-            a: self.gradient[around.start * width..].as_ptr(),
-            a_step: self.shape.positions(),
+            a: self.gradient.as_ptr(),
+            a_step: self.step,
             rows,
             depth: self.shape.blocks(),
             b: self.first.backward.as_ptr(),
@@ -199,7 +241,7 @@ impl Task for Backward<'_> {
             columns: TAP_BLOCKS,
             add: false,
         };
-        // SAFETY: the rows are inside each block of the gradient, and the products are just as many.
+        // SAFETY: the rows are inside each block of the gradient, which has them all, and the products are just as many.
         unsafe { V::multiply(&product) };
 
         for plane in 0..PLANES {

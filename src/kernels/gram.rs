@@ -2,11 +2,14 @@
 
 //! Gram matrices, and their difference from those of the style as a matrix to multiply feature maps with.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{
     Engine, Shape,
     threads::Parts,
     vector::{LANES, Lanes, Task, Vector},
 };
+use crate::objective::Precision;
 
 /// Positions of which all channels fit into the cache.
 const STRETCH: usize = 128;
@@ -49,19 +52,31 @@ impl GramMatrix {
     /// Computes `F F^T / (positions * channels)`.
     pub fn compute(&mut self, engine: &mut Engine, features: &[Lanes]) {
         let shape = self.shape;
-        assert_eq!(features.len(), shape.lanes());
+        assert_eq!(features.len(), engine.kind().lanes(shape));
         let (kind, chunks, matrix) = (engine.kind(), self.chunks, self.values.len());
         let partial = Parts::new(&mut self.partial);
-        engine.for_each(chunks * shape.blocks().div_ceil(ROWS_OF_JOB), 0, |job, _| {
+        let scratch = match kind {
+            #[cfg(target_arch = "x86_64")]
+            super::Kind::Amx => amx::sums_scratch(shape),
+            _ => 0,
+        };
+        engine.for_each(chunks * shape.blocks().div_ceil(ROWS_OF_JOB), scratch, |job, _scratch| {
             // The first rows have the most columns right of the diagonal and come first.
             let (chunk, rows) = (job % chunks, job / chunks * ROWS_OF_JOB);
-            let positions = chunk * shape.positions() / chunks..(chunk + 1) * shape.positions() / chunks;
             let rows = rows..shape.blocks().min(rows + ROWS_OF_JOB);
             let row = shape.blocks() * LANES;
             let start = chunk * matrix;
             // SAFETY: no other job has these rows of this chunk.
             let sums = unsafe { partial.part(start + rows.start * row..start + rows.end * row) };
-            kind.run(Sums { shape, features, positions, rows, sums });
+            match kind {
+                // SAFETY: this kind is supported.
+                #[cfg(target_arch = "x86_64")]
+                super::Kind::Amx => unsafe { amx::sums(shape, features, (chunk, chunks), rows, _scratch, sums) },
+                _ => {
+                    let positions = chunk * shape.positions() / chunks..(chunk + 1) * shape.positions() / chunks;
+                    kind.run(Sums { shape, features, positions, rows, sums });
+                }
+            }
         });
         let partial = &self.partial[..];
         let values = Parts::new(&mut self.values);
@@ -78,9 +93,27 @@ impl GramMatrix {
         engine.for_each(shape.blocks(), 0, |block, _| {
             // SAFETY: no other job has this block.
             let squares = unsafe { &mut squares.part(block..block + 1)[0] };
-            kind.run(Difference { shape, panel: kind.panel(), values, target, slope, block, difference, squares });
+            match kind {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: this kind is supported.
+                super::Kind::Amx => unsafe {
+                    *squares = amx::difference(shape, values, target, slope, block, difference);
+                },
+                _ => kind.run(Difference {
+                    shape,
+                    panel: kind.panel(),
+                    values,
+                    target,
+                    slope,
+                    block,
+                    difference,
+                    squares,
+                }),
+            }
         });
-        (self.squares.iter().sum(), &self.difference)
+        // In bfloat16 it takes half as much.
+        let len = self.difference.len() / if kind.precision() == Precision::Bf16 { 2 } else { 1 };
+        (self.squares.iter().sum(), &self.difference[..len])
     }
 }
 

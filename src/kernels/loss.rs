@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{
     Engine, Shape,
     gram::sum,
@@ -55,6 +57,10 @@ pub fn gradient_at(
     incoming: Incoming,
     squares: &mut Vec<f64>,
 ) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if engine.kind() == super::Kind::Amx {
+        return amx::gradient_at(engine, shape, features, style, content, incoming, squares);
+    }
     assert_eq!(features.len(), shape.lanes());
     assert!(style.is_none_or(|style| style.len() == shape.channels * shape.blocks()));
     assert!(content.is_none_or(|content| content.features.len() == shape.lanes()));
@@ -179,7 +185,7 @@ impl Job<'_> {
 /// Hands the gradient of a pooled value to the four it was made from: of a maximum, to the first in reading order
 /// that has it.
 #[inline(always)]
-fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4] {
+pub fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4] {
     match pooling {
         Pooling::Average => [gradient.mul(V::splat(0.25)); 4],
         Pooling::Max => {
@@ -198,6 +204,10 @@ fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4] {
 
 /// The sum of the squares of feature maps. `squares` is memory for its summands.
 pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if engine.kind() == super::Kind::Amx {
+        return amx::squared_norm(engine, shape, features, squares);
+    }
     assert_eq!(features.len(), shape.lanes());
     let kind = engine.kind();
     let rows = shape.blocks() * shape.height;

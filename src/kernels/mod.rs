@@ -4,12 +4,16 @@
 //!
 //! Feature maps lie in blocks of sixteen channels: `[block][row][column]`, one [`Lanes`] for each position. The
 //! arithmetic is written once, over a `Vector` of sixteen numbers; a [`Kind`] is an implementation
-//! of that vector, compiled for its instructions and chosen at run time. All unsafe code of the crate is in here.
+//! of that vector, compiled for its instructions and chosen at run time. Only AMX is another world, with bfloat16
+//! feature maps in a layout of their own: all its kernels are in `amx`. All unsafe code of the crate is in here.
 
+#[cfg(target_arch = "x86_64")]
+pub mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod convolution;
 mod detect;
 mod filters;
 mod first;
@@ -24,10 +28,11 @@ mod winograd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Error, Result};
+use crate::{Error, Result, objective::Precision};
 
+pub use convolution::{Filters, convolve};
 pub use detect::{available, detect};
-pub use filters::{Direction, Filters};
+pub use filters::Direction;
 pub use first::FirstConvolution;
 pub use gram::GramMatrix;
 pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
@@ -36,11 +41,14 @@ pub use threads::Parts;
 use threads::Pool;
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector};
-pub use winograd::{Epilogue, convolve};
+pub use winograd::Epilogue;
 
 /// A family of instructions that the kernels can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// AMX in bfloat16, with AVX-512 for what is no product of matrices.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 in float32.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -55,6 +63,8 @@ impl Kind {
     /// All kinds of this build, the best first.
     const ALL: &[Self] = &[
         #[cfg(target_arch = "x86_64")]
+        Self::Amx,
+        #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
         Self::Avx2,
@@ -65,6 +75,8 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
@@ -72,8 +84,37 @@ impl Kind {
         }
     }
 
+    /// What the feature maps are made of.
+    pub fn precision(self) -> Precision {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// How many [`Lanes`] feature maps of this shape take.
+    pub fn lanes(self, shape: Shape) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => amx::Layout::new(shape).lines(),
+            _ => shape.lanes(),
+        }
+    }
+
+    /// How many masks of sixteen bits tell of each number of these feature maps if it is above zero.
+    pub fn masks(self, shape: Shape) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => 2 * self.lanes(shape),
+            _ => self.lanes(shape),
+        }
+    }
+
     fn is_supported(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => amx::is_supported(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -88,7 +129,7 @@ impl Kind {
     fn panel(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::Avx512::COLUMNS,
+            Self::Amx | Self::Avx512 => avx512::Avx512::COLUMNS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::Avx2::COLUMNS,
             Self::Portable => portable::Portable::COLUMNS,
@@ -101,7 +142,7 @@ impl Kind {
         match self {
             // SAFETY: a `Processor` is made for supported kinds only.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512::run(task) },
+            Self::Amx | Self::Avx512 => unsafe { avx512::run(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2::run(task) },
@@ -155,7 +196,16 @@ impl Processor {
     ///
     /// If `NEURALSTYLE_CPU` asks for instructions that cannot be had, or the system has no more threads to give.
     pub fn detect(threads: usize) -> Result<Self> {
-        Self::new(detect()?, threads)
+        Self::with_precision(threads, Precision::Auto)
+    }
+
+    /// The same with the best instructions that compute feature maps in this precision.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`detect`](Self::detect), and [`Error::Setting`] if there are no such instructions.
+    pub fn with_precision(threads: usize, precision: Precision) -> Result<Self> {
+        Self::new(detect(precision)?, threads)
     }
 
     /// The same with instructions of one of the [available] kinds.
@@ -181,6 +231,11 @@ impl Processor {
     /// What the instructions are called.
     pub fn name(&self) -> &'static str {
         self.kind.name()
+    }
+
+    /// What feature maps are made of.
+    pub fn precision(&self) -> Precision {
+        self.kind.precision()
     }
 
     /// Runs a task in this thread.

@@ -2,6 +2,8 @@
 
 //! 2x2 pooling. Its gradient is in [`loss`](super::loss), where the feature maps before a pooling get theirs.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{
     Engine, Shape,
     threads::Parts,
@@ -11,6 +13,10 @@ use crate::objective::Pooling;
 
 /// Pools `input`, of shape `shape`. A last odd row or column is left out.
 pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes], output: &mut [Lanes]) {
+    #[cfg(target_arch = "x86_64")]
+    if engine.kind() == super::Kind::Amx {
+        return amx::pool(engine, shape, pooling, input, output);
+    }
     let pooled = shape.pooled();
     assert_eq!(input.len(), shape.lanes());
     assert_eq!(output.len(), pooled.lanes());

@@ -18,8 +18,8 @@ use std::{
 };
 
 use super::{
-    Engine, Filters, Shape,
-    filters::TAPS,
+    Engine, Shape,
+    filters::{HalfFilters, TAPS},
     matrix::Product,
     threads::Parts,
     vector::{LANES, Lanes, Task, Vector},
@@ -77,7 +77,7 @@ pub fn convolve(
     engine: &mut Engine,
     shape: Shape,
     input: &[Lanes],
-    filters: &Filters,
+    filters: &HalfFilters,
     epilogue: Epilogue,
     output: &mut [Lanes],
 ) {
@@ -154,7 +154,7 @@ fn point_step(blocks: usize, rows: usize) -> usize {
 struct Job<'a> {
     shape: Shape,
     input: &'a [Lanes],
-    filters: &'a Filters,
+    filters: &'a HalfFilters,
     epilogue: Epilogue<'a>,
     output: Parts<'a, Lanes>,
     tiles: Range<usize>,

@@ -9,7 +9,7 @@ use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, LANES,
+        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
         Lanes, Parts, Processor, Shape,
     },
     stylizer::Image,
@@ -111,7 +111,7 @@ impl FusedObjective {
         }
         // The old one goes before the new one comes.
         self.workspace = Workspace::default();
-        self.workspace = Workspace::new(size, &self.steps, &self.network);
+        self.workspace = Workspace::new(size, self.engine.kind(), &self.steps, &self.network);
     }
 
     /// Takes `image` through the first `end` steps.
@@ -155,7 +155,7 @@ impl FusedObjective {
                         gram.compute(engine, &memory[output.clone()]);
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
-                        let slope = 4.0 * share * weights.style / (shape.lanes() * LANES) as f64;
+                        let slope = 4.0 * share * weights.style / (shape.positions() * shape.channels) as f64;
                         let (distance, difference) = gram.difference(engine, &target.values, slope as f32);
                         losses.style += share * distance;
                         Some(difference)
@@ -211,17 +211,17 @@ impl Step {
 }
 
 impl Workspace {
-    fn new(size: (usize, usize), steps: &[Step], network: &Network) -> Self {
+    fn new(size: (usize, usize), kind: Kind, steps: &[Step], network: &Network) -> Self {
         let shape = |step: &Step| {
             let poolings = step.layer.poolings();
             Shape { channels: step.layer.channels(), height: size.1 >> poolings, width: size.0 >> poolings }
         };
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
-        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { shape.lanes() }]).collect();
+        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { kind.masks(*shape) }]).collect();
         let has_style = |step: &Step| network.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
-        let (places, len) = places(steps, &shapes);
+        let (places, len) = places(kind, steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
     }
 }
@@ -231,14 +231,14 @@ impl Workspace {
 /// Outputs that are kept lie at the front, one behind the other. What lives from one step to the next only takes turns
 /// at the two ends of the rest, so that the last before an output that is kept is at the far end, out of its way. So an
 /// image's first and largest feature maps share their place with all that is deeper.
-fn places(steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) {
-    let input_len = |n: usize| n.checked_sub(1).map_or(0, |before| steps[n].input(shapes[before]).lanes());
+fn places(kind: Kind, steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) {
+    let input_len = |n: usize| n.checked_sub(1).map_or(0, |before| kind.lanes(steps[n].input(shapes[before])));
     // Up to where the outputs are kept that come before each step, and at the end those of all.
     let mut fronts = vec![0];
     for (n, step) in steps.iter().enumerate() {
-        fronts.push(fronts[n] + if step.kept { shapes[n].lanes() } else { 0 });
+        fronts.push(fronts[n] + if step.kept { kind.lanes(shapes[n]) } else { 0 });
     }
-    let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + shapes[n].lanes()).max().unwrap_or(0);
+    let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + kind.lanes(shapes[n])).max().unwrap_or(0);
     let passing = |n: usize| {
         let to_kept = steps[n..].iter().position(|step| step.kept).unwrap_or(0);
         let start = if to_kept.is_multiple_of(2) { len - input_len(n) } else { fronts[n] };

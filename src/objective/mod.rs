@@ -36,6 +36,29 @@ pub enum Pooling {
     Average,
 }
 
+/// What the processor computes feature maps in. The image, its gradient and the losses are always float32 or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// The fastest there is: [`Bf16`](Self::Bf16) with AMX, else [`F32`](Self::F32).
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16, float32 with its last 16 bits rounded away, with sums in float32. Needs a processor with AMX.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name as a setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 /// Which feature maps are compared, and how they come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
