@@ -251,6 +251,87 @@ fn history_is_dropped_when_the_film_breaks_off_and_only_then() {
 }
 
 #[test]
+fn a_live_film_goes_on_where_frames_were_lost() {
+    let mut harness = harness("frame-budget=1000000000");
+    let info = info(VideoFormat::Rgbx, 24, 16, 25);
+    set_caps(&mut harness, &info);
+    for seed in [1, 1, 5] {
+        let mut buffer = frame(&info, seed);
+        buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+        // The same picture, however much later.
+        let picture = bytes(&frame(&info, 1));
+        buffer.get_mut().unwrap().copy_from_slice(0, &picture).unwrap();
+        harness.push_and_pull(buffer).unwrap();
+        assert_eq!(element(&harness).property::<gst::Structure>("stats").get::<u64>("scene").unwrap(), 0);
+    }
+}
+
+#[test]
+fn gaps_and_doubles_are_painted() {
+    let mut harness = harness("");
+    let info = info(VideoFormat::Rgbx, 24, 16, 25);
+    set_caps(&mut harness, &info);
+    for flags in [gst::BufferFlags::empty(), gst::BufferFlags::GAP, gst::BufferFlags::empty()] {
+        let mut buffer = frame(&info, 1);
+        buffer.get_mut().unwrap().set_flags(flags);
+        let before = bytes(&buffer);
+        let output = harness.push_and_pull(buffer).unwrap();
+        assert_eq!(output.pts(), Some(gst::ClockTime::from_mseconds(40)));
+        assert!(!output.flags().contains(gst::BufferFlags::GAP));
+        assert_ne!(bytes(&output), before);
+    }
+}
+
+#[test]
+fn properties_do_not_wait_for_a_frame() {
+    // A frame of some seconds.
+    let mut harness = harness("first-iterations=1000");
+    let info = info(VideoFormat::Rgbx, 96, 64, 25);
+    set_caps(&mut harness, &info);
+    let element = element(&harness);
+    let (sender, came) = std::sync::mpsc::channel();
+    element.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        sender.send(()).unwrap();
+        gst::PadProbeReturn::Ok
+    });
+    let painting = std::thread::spawn(move || harness.push_and_pull(frame(&info, 1)).unwrap());
+    came.recv().unwrap();
+    for property in element.list_properties() {
+        let value = element.property_value(property.name());
+        if property.flags().contains(gst::glib::ParamFlags::WRITABLE) && property.name() != "parent" {
+            element.set_property_from_value(property.name(), &value);
+        }
+    }
+    assert!(!painting.is_finished());
+    painting.join().unwrap();
+}
+
+#[test]
+fn presets_hold_properties_of_the_element() {
+    init();
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");
+    gst::Preset::set_app_dir(&folder).unwrap();
+    let element = gst::ElementFactory::make("neuralstyle").build().unwrap();
+    let preset = element.dynamic_cast_ref::<gst::Preset>().unwrap();
+    assert!(preset.preset_names().len() >= 5);
+
+    let file = std::fs::read_to_string(folder.join("GstNeuralStyle.prs")).unwrap();
+    for name in preset.preset_names() {
+        let (_, section) = file.split_once(&format!("\n[{name}]\n")).unwrap();
+        let section = section.split("\n[").next().unwrap();
+        let assignments: Vec<_> = section.lines().filter_map(|line| line.split_once('=')).collect();
+        assert!(assignments.iter().any(|(key, text)| *key == "_meta/comment" && !text.is_empty()), "{name}");
+        preset.load_preset(&name).unwrap();
+        for (key, text) in assignments.into_iter().filter(|(key, _)| !key.starts_with("_meta/")) {
+            let property = element.find_property(key).unwrap_or_else(|| panic!("{name}: {key}"));
+            assert_eq!(property.owner_type(), element.type_(), "{name}: {key}");
+            let wanted = gst::glib::Value::deserialize(text, property.value_type()).unwrap();
+            assert_eq!(element.property_value(key).serialize().unwrap(), wanted.serialize().unwrap(), "{name}: {key}");
+        }
+    }
+}
+
+#[test]
 fn settings_change_while_playing() {
     let mut harness = harness("");
     let info = info(VideoFormat::Rgb, 48, 32, 25);
@@ -271,7 +352,7 @@ fn settings_change_while_playing() {
     element.set_property("style-layers", "relu1_2,relu2_2");
     element.set_property_from_str("pooling", "average");
     element.set_property_from_str("warm-start", "previous");
-    element.set_property("working-size", 32u32);
+    element.set_property("working-size", 32);
     still(&mut harness);
     // Once for the layers, once for the size.
     assert_eq!(style_updates(&element), 4);
@@ -326,7 +407,8 @@ fn numbers_out_of_range_do_not_get_in() {
     refused("strength", 1.5.to_value());
     refused("learning-rate", 0.0.to_value());
     refused("iterations", 0u32.to_value());
-    refused("working-size", 100_000u32.to_value());
+    refused("working-size", 100_000.to_value());
+    refused("working-size", (-2).to_value());
 }
 
 #[test]

@@ -11,9 +11,14 @@ const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
 /// A pipeline that plays, and what the element said of the first frame.
 fn play(source: &str, properties: &str) -> (gst::Pipeline, gst::Message) {
+    play_frames("width=48,height=32,framerate=20/1", source, properties)
+}
+
+/// The same with frames of any kind.
+fn play_frames(frames: &str, source: &str, properties: &str) -> (gst::Pipeline, gst::Message) {
     gst::init().unwrap();
     gstneuralstyle::plugin_register_static().unwrap();
-    let caps = "video/x-raw,format=RGB,width=48,height=32,framerate=20/1";
+    let caps = format!("video/x-raw,format=RGB,{frames}");
     let line =
         format!("{source} ! {caps} ! neuralstyle name=painter post-messages=true {properties} ! fakesink sync=true");
     let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
@@ -27,6 +32,18 @@ fn wait(pipeline: &gst::Pipeline, kind: gst::MessageType) -> gst::Message {
     let message = message.expect("the pipeline hangs");
     assert_eq!(message.type_(), kind, "{message:?}");
     message
+}
+
+/// What the element says of its next frame in which a number is as wanted.
+fn wait_for(pipeline: &gst::Pipeline, field: &str, wanted: impl Fn(u64) -> bool) {
+    let started = Instant::now();
+    while !wanted(number(&wait(pipeline, gst::MessageType::Element), field)) {
+        assert!(started.elapsed() < PATIENCE.into(), "{field} does not change");
+    }
+}
+
+fn number(message: &gst::Message, field: &str) -> u64 {
+    message.structure().unwrap().get(field).unwrap()
 }
 
 /// Whether the pipeline is live, and its latency.
@@ -81,15 +98,68 @@ fn live_styles_change_while_frames_go_on() {
     let (pipeline, _) = play("videotestsrc is-live=true", "first-iterations=2 style-transition=100");
     let painter = pipeline.by_name("painter").unwrap();
     painter.set_property("style", "glass");
-    let updates = |message: &gst::Message| message.structure().unwrap().get::<u64>("style-updates").unwrap();
-    let started = Instant::now();
-    while updates(&wait(&pipeline, gst::MessageType::Element)) < 2 {
-        assert!(started.elapsed() < PATIENCE.into(), "the style does not change");
-    }
+    wait_for(&pipeline, "style-updates", |updates| updates == 2);
     painter.set_property("style", "/no/such/picture.png");
     let bus = pipeline.bus().unwrap();
     let warning = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Warning, gst::MessageType::Error]).unwrap();
     assert_eq!(warning.type_(), gst::MessageType::Warning, "{warning:?}");
-    assert_eq!(updates(&wait(&pipeline, gst::MessageType::Element)), 2);
+    assert_eq!(number(&wait(&pipeline, gst::MessageType::Element), "style-updates"), 2);
+    // The next one is not held up by that.
+    painter.set_property("style", "woodcut");
+    wait_for(&pipeline, "style-updates", |updates| updates == 3);
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn live_layers_and_sizes_change_while_frames_go_on() {
+    let (pipeline, _) = play_frames("width=96,height=64,framerate=20/1", "videotestsrc is-live=true", "");
+    let painter = pipeline.by_name("painter").unwrap();
+    painter.set_property("working-size", 48);
+    wait_for(&pipeline, "working-size", |size| size == 48);
+    painter.set_property("style-layers", "relu1_1,relu2_1");
+    painter.set_property("style", "glass");
+    wait_for(&pipeline, "style-updates", |updates| updates == 3);
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn a_working_size_that_fits_the_machine_is_for_live_frames() {
+    let frames = "width=320,height=180,framerate=20/1";
+    let (pipeline, first) = play_frames(frames, "videotestsrc is-live=true", "working-size=-1");
+    let size = number(&first, "working-size");
+    assert!([64, 96, 128, 160, 192, 256, 320].contains(&size), "{size}");
+    let caps = pipeline.by_name("painter").unwrap().static_pad("src").unwrap().current_caps().unwrap();
+    let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
+    assert_eq!((info.width(), info.height()), (320, 180));
+    pipeline.set_state(gst::State::Null).unwrap();
+
+    let recorded = "working-size=-1 first-iterations=1 style-layers=relu1_1 content-layers=relu2_1";
+    let (pipeline, first) = play_frames(frames, "videotestsrc num-buffers=1", recorded);
+    assert_eq!(number(&first, "working-size"), 320);
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn late_frames_are_told_of() {
+    // No frame is painted in a nanosecond.
+    let (pipeline, _) = play("videotestsrc is-live=true", "frame-budget=1");
+    let message = wait(&pipeline, gst::MessageType::Qos);
+    let gst::MessageView::Qos(qos) = message.view() else { unreachable!() };
+    assert_eq!(qos.src().unwrap().name(), "painter");
+    let (processed, dropped) = qos.stats();
+    assert_eq!(processed.format(), gst::Format::Buffers);
+    assert!(processed.value() >= 1 && dropped.value() == 1, "{processed:?} {dropped:?}");
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn live_frames_go_on_after_a_pause_and_a_stop() {
+    let (pipeline, _) = play("videotestsrc is-live=true", "first-iterations=2");
+    for state in [gst::State::Paused, gst::State::Null] {
+        pipeline.set_state(state).unwrap();
+        while pipeline.bus().unwrap().pop().is_some() {}
+        pipeline.set_state(gst::State::Playing).unwrap();
+        wait_for(&pipeline, "frame", |frame| frame > 2);
+    }
     pipeline.set_state(gst::State::Null).unwrap();
 }

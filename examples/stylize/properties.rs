@@ -75,6 +75,8 @@ fn values(property: &ParamSpec) -> String {
 fn range(property: &ParamSpec) -> Option<RangeInclusive<f64>> {
     if let Some(property) = property.downcast_ref::<glib::ParamSpecUInt>() {
         Some(property.minimum().into()..=property.maximum().into())
+    } else if let Some(property) = property.downcast_ref::<glib::ParamSpecInt>() {
+        Some(property.minimum().into()..=property.maximum().into())
     } else {
         let property = property.downcast_ref::<glib::ParamSpecDouble>()?;
         Some(property.minimum()..=property.maximum())

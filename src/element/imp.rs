@@ -16,20 +16,22 @@
  * plays a film as if it were painted like the picture.
  */
 use std::{
-    panic,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gst::{glib, prelude::*, subclass::prelude::*};
 use gst_base::{prelude::*, subclass::BaseTransformMode};
 use gst_video::{VideoFormat, prelude::*, subclass::prelude::*};
 
-use super::{pace::Pace, properties::Properties};
+use super::{
+    pace::{Lateness, Pace},
+    painter::{Painter, Upcoming},
+    properties::Properties,
+};
 use crate::{
-    Error, Result, style,
-    stylizer::{Image, PackedFormat, Report, Stylizer},
+    Error, Result,
+    stylizer::{Image, PackedFormat, Report},
 };
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -49,27 +51,13 @@ const FORMATS: [VideoFormat; 10] = [
     VideoFormat::Abgr,
 ];
 const SMALLEST_SIDE: i32 = 16;
-/// What a style that cannot be used leads to.
-const KEEPING_STYLE: &str = "Keeping the last style";
-
-/// What lives from start to stop.
-struct State {
-    stylizer: Stylizer,
-    /// The properties that the stylizer was last told of.
-    applied: Properties,
-    /// The style that is being loaded.
-    loading: Option<JoinHandle<Result<Image>>>,
-    /// The running time at which the style began to change into another.
-    transition: Option<gst::ClockTime>,
-}
-
 #[derive(Default)]
 pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
     pace: Mutex<Pace>,
     /// Locked while a frame is computed. Only the streaming thread takes it, and start and stop, when that is idle.
-    state: Mutex<Option<State>>,
+    painter: Mutex<Option<Painter>>,
 }
 
 impl NeuralStyle {
@@ -78,70 +66,15 @@ impl NeuralStyle {
         lock(&self.properties).clone()
     }
 
-    /// Tells the stylizer of what changed since the last frame. What cannot be used is left out, with a warning on the
-    /// bus.
-    fn apply_changes(&self, state: &mut State, running_time: Option<gst::ClockTime>) {
-        let properties = self.properties();
-        if properties.style != state.applied.style {
-            gst::info!(CAT, imp = self, "Style is now {}", properties.style);
-            let name = properties.style.clone();
-            // A style that is still being loaded is out of date.
-            state.loading = None;
-            if lock(&self.pace).budget(properties.frame_budget).is_none() {
-                self.change_style(state, style::load(&name), &properties, running_time);
-            } else {
-                // Large pictures take longer to decode than a frame has.
-                let loading = thread::Builder::new().name("neuralstyle-load".to_owned());
-                match loading.spawn(move || style::load(&name)) {
-                    Ok(loading) => state.loading = Some(loading),
-                    Err(error) => self.warn_unless(Err(Error::Threads(error)), KEEPING_STYLE),
-                }
-            }
-        }
-        if let Some(loaded) = state.loading.take_if(|loading| loading.is_finished()) {
-            let picture = loaded.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-            self.change_style(state, picture, &properties, running_time);
-        }
-        if let Some(start) = state.transition {
-            let passed = running_time.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
-            let share = (passed / f64::from(properties.style_transition)).min(1.0);
-            self.warn_unless(state.stylizer.set_style_share(share), "Changing the style at once");
-            state.transition.take_if(|_| share >= 1.0);
-        }
-        if properties != state.applied {
-            let changed = properties.settings().and_then(|settings| state.stylizer.set_settings(settings));
-            self.warn_unless(changed, "Keeping the last settings");
-            // Also what could not be used: one warning is enough.
-            state.applied = properties;
-        }
-    }
-
-    fn change_style(
-        &self,
-        state: &mut State,
-        picture: Result<Image>,
-        properties: &Properties,
-        running_time: Option<gst::ClockTime>,
-    ) {
-        let changed = picture.and_then(|picture| state.stylizer.set_style(picture));
-        if changed.is_ok() {
-            state.transition = running_time.filter(|_| properties.style_transition > 0);
-        }
-        self.warn_unless(changed, KEEPING_STYLE);
-    }
-
-    fn warn_unless(&self, result: Result<()>, consequence: &str) {
-        if let Err(error) = result {
-            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{consequence}: {error}"));
-        }
+    fn warn(&self, consequence: &str, error: &Error) {
+        gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{consequence}: {error}"));
     }
 
     fn forget_history(&self, reason: &str) {
-        if let Some(state) = lock(&self.state).as_mut() {
+        if let Some(painter) = lock(&self.painter).as_mut() {
             gst::debug!(CAT, imp = self, "Starting over after {reason}");
-            state.stylizer.reset();
-            if state.transition.take().is_some() {
-                self.warn_unless(state.stylizer.set_style_share(1.0), "Keeping a mixture of styles");
+            if let Err(error) = painter.reset() {
+                self.warn("Keeping a mixture of styles", &error);
             }
         }
     }
@@ -168,35 +101,65 @@ impl NeuralStyle {
         segment.downcast_ref::<gst::ClockTime>()?.to_running_time(buffer.pts())
     }
 
-    /// The time for a frame; `None` if it does not matter.
-    fn time_for(&self, running_time: Option<gst::ClockTime>, properties: &Properties) -> Option<Duration> {
-        let mut pace = lock(&self.pace);
-        let budget = pace.budget(properties.frame_budget)?;
-        Some(pace.time_for(running_time, self.obj().current_running_time(), budget, properties.max_late_frames))
+    /// The time that is left for the frame of this running time out of a budget.
+    fn time_left(&self, running_time: Option<gst::ClockTime>, budget: Duration, most_late: u32) -> Duration {
+        lock(&self.pace).time_left(running_time, self.obj().current_running_time(), budget, most_late)
+    }
+
+    /// Counts frames, and posts a QoS message for one that was too late to be painted.
+    fn tell_lateness(&self, buffer: &gst::BufferRef, running_time: Option<gst::ClockTime>, is_painted: bool) {
+        let lateness = lock(&self.pace).count(is_painted);
+        let Some(Lateness { jitter, proportion, processed, dropped }) = lateness else { return };
+        let segment = self.obj().segment();
+        let stream_time = segment.downcast_ref::<gst::ClockTime>().and_then(|it| it.to_stream_time(buffer.pts()));
+        let message = gst::message::Qos::builder(true)
+            .running_time(running_time)
+            .stream_time(stream_time)
+            .timestamp(buffer.pts())
+            .duration(buffer.duration())
+            .values(jitter, proportion, 1_000_000)
+            .stats(gst::format::Buffers::from_u64(processed), gst::format::Buffers::from_u64(dropped))
+            .src(&*self.obj())
+            .build();
+        // Fails only if the element is in no pipeline, where nobody listens.
+        let _ = self.obj().post_message(message);
     }
 
     fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Report> {
-        let mut state = lock(&self.state);
+        let began = Instant::now();
+        lock(&self.pace).begin(began);
+        let mut painter = lock(&self.painter);
         // Frames come between start and stop only.
-        let state = state.as_mut().ok_or(Error::NoStyle)?;
-        let running_time = self.running_time(frame.buffer());
-        self.apply_changes(state, running_time);
-        if frame.buffer().flags().contains(gst::BufferFlags::DISCONT) {
-            state.stylizer.reset();
-        }
+        let painter = painter.as_mut().ok_or(Error::NoStyle)?;
         let (width, height) = (frame.width() as usize, frame.height() as usize);
+        let properties = self.properties();
+        let most_late = properties.max_late_frames;
+        let running_time = self.running_time(frame.buffer());
+        let budget = lock(&self.pace).budget(properties.frame_budget);
+        let upcoming = Upcoming { size: (width, height), running_time, budget };
+        painter.follow(properties, upcoming, &|consequence, error| self.warn(consequence, error));
+        // Live sources and queues lose frames now and then, and the film goes on.
+        if budget.is_none() && frame.buffer().flags().contains(gst::BufferFlags::DISCONT) {
+            painter.reset()?;
+        }
         let stride = frame.plane_stride()[0] as usize;
         let info = frame.format_info();
         let offset = |colour: usize| info.poffset()[colour] as usize;
         let format =
             PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
+        let reading = Instant::now();
         let content = Image::from_packed(pixels, width, height, stride, format)?;
-        let (painted, report) = match self.time_for(running_time, &state.applied) {
-            Some(time) => state.stylizer.stylize_within(&content, time)?,
-            None => state.stylizer.stylize(&content)?,
-        };
+        // Writing a frame takes about as long as reading it.
+        let conversion = 2 * reading.elapsed();
+        let time = budget.map(|budget| self.time_left(running_time, budget, most_late));
+        let (painted, report) = painter.paint(&content, time.map(|time| without(time, conversion)))?;
         painted.write_packed(pixels, stride, format)?;
+        if let Some(budget) = budget {
+            painter.observe(report.least_duration + conversion, budget);
+            self.tell_lateness(frame.buffer(), running_time, report.iterations > 0);
+            lock(&self.pace).end(began, Instant::now(), budget);
+        }
         Ok(report)
     }
 }
@@ -206,6 +169,7 @@ impl ObjectSubclass for NeuralStyle {
     const NAME: &'static str = "GstNeuralStyle";
     type Type = super::NeuralStyle;
     type ParentType = gst_video::VideoFilter;
+    type Interfaces = (gst::Preset,);
 }
 
 impl ObjectImpl for NeuralStyle {
@@ -272,6 +236,8 @@ impl ElementImpl for NeuralStyle {
     }
 }
 
+impl PresetImpl for NeuralStyle {}
+
 impl BaseTransformImpl for NeuralStyle {
     const MODE: BaseTransformMode = BaseTransformMode::AlwaysInPlace;
     const PASSTHROUGH_ON_SAME_CAPS: bool = false;
@@ -288,17 +254,22 @@ impl BaseTransformImpl for NeuralStyle {
         self.parent_before_transform(buffer);
     }
 
+    fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // What is painted is no gap.
+        buffer.unset_flags(gst::BufferFlags::GAP);
+        self.parent_transform_ip(buffer)
+    }
+
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let properties = self.properties();
-        let stylizer = properties.stylizer().map_err(|error| error_message(&error))?;
-        *lock(&self.state) = Some(State { stylizer, applied: properties, loading: None, transition: None });
+        let painter = Painter::new(self.properties()).map_err(|error| error_message(&error))?;
+        *lock(&self.painter) = Some(painter);
         *lock(&self.stats) = None;
         *lock(&self.pace) = Pace::default();
         Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        *lock(&self.state) = None;
+        *lock(&self.painter) = None;
         Ok(())
     }
 
@@ -312,8 +283,8 @@ impl BaseTransformImpl for NeuralStyle {
 
     fn src_event(&self, event: gst::Event) -> bool {
         if let gst::EventView::Qos(qos) = event.view() {
-            let (_, _, behind, timestamp) = qos.get();
-            lock(&self.pace).observe(timestamp, behind);
+            let (_, proportion, behind, timestamp) = qos.get();
+            lock(&self.pace).observe(timestamp, behind, proportion);
         }
         self.parent_src_event(event)
     }
@@ -353,6 +324,13 @@ impl VideoFilterImpl for NeuralStyle {
         let new = pace.budget(frame_budget);
         let last = std::mem::replace(&mut *lock(&self.pace), pace).budget(frame_budget);
         self.announce_latency(last, new);
+        if let (Some(painter), Some(_)) = (lock(&self.painter).as_mut(), new) {
+            let size = (in_info.width() as usize, in_info.height() as usize);
+            // What cannot be prepared, the first frame stops at.
+            if let Err(error) = painter.prepare(Upcoming { size, running_time: None, budget: new }) {
+                gst::debug!(CAT, imp = self, "Not prepared for the first frame: {error}");
+            }
+        }
         self.parent_set_info(incaps, in_info, outcaps, out_info)
     }
 
@@ -375,6 +353,12 @@ impl VideoFilterImpl for NeuralStyle {
     }
 }
 
+/// What is left of the time for a frame, if there is any, when something else has taken its part.
+fn without(time: Duration, part: Duration) -> Duration {
+    let least = time.min(Duration::from_nanos(1));
+    time.saturating_sub(part).max(least)
+}
+
 /// A panic elsewhere leaves each of these values whole, so that its poison does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -387,6 +371,7 @@ fn stats(report: Option<Report>) -> gst::Structure {
         Some(report) => builder
             .field("frame", report.frame)
             .field("scene", report.scene)
+            .field("working-size", report.working_size as u64)
             .field("iterations", report.iterations)
             .field("content", report.losses.content)
             .field("style", report.losses.style)

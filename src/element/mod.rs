@@ -4,6 +4,7 @@
 
 mod imp;
 mod pace;
+mod painter;
 mod properties;
 
 use gst::{glib, prelude::*, subclass::prelude::*};
@@ -13,7 +14,8 @@ use crate::{Result, objective, stylizer};
 glib::wrapper! {
     /// The element `neuralstyle`.
     pub struct NeuralStyle(ObjectSubclass<imp::NeuralStyle>)
-        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object;
+        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object,
+        @implements gst::Preset;
 }
 
 impl NeuralStyle {

@@ -2,10 +2,12 @@
 
 //! How much time there is for a frame.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a frame of a live source lasts whose caps do not tell.
 const USUAL_FRAME: Duration = Duration::from_millis(40);
+/// Who waits so long for a frame is not behind.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// What is known of the stream's pace.
 #[derive(Debug, Default)]
@@ -17,6 +19,28 @@ pub struct Pace {
     earliest: Option<gst::ClockTime>,
     /// How many frames in a row were late.
     late_frames: u32,
+    /// When the last frame was done, and how much longer than their budgets frames took since one was last waited for.
+    done: Option<Instant>,
+    debt: Duration,
+    /// How much faster than they do frames should come, by the sink.
+    proportion: f64,
+    /// How far behind its time the last frame was, in nanoseconds.
+    jitter: i64,
+    painted: u64,
+    unpainted: u64,
+}
+
+/// What a QoS message says of a late frame.
+#[derive(Debug, PartialEq)]
+pub struct Lateness {
+    /// How far behind its time it was, in nanoseconds.
+    pub jitter: i64,
+    /// How much faster than they do frames should come, by the sink.
+    pub proportion: f64,
+    /// How many frames had iterations so far.
+    pub processed: u64,
+    /// How many had none.
+    pub dropped: u64,
 }
 
 impl Pace {
@@ -24,7 +48,7 @@ impl Pace {
     pub fn new(upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) -> Self {
         let seconds = f64::from(frame_rate.denom()) / f64::from(frame_rate.numer());
         let frame_duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
-        Self { upstream, frame_duration, ..Self::default() }
+        Self { upstream, frame_duration, proportion: 1.0, ..Self::default() }
     }
 
     /// The time for a frame, given the property `frame-budget`; `None` if it does not matter.
@@ -36,32 +60,65 @@ impl Pace {
         }
     }
 
-    /// The time for the frame of this running time out of a budget: none if it is late, but not for more than
-    /// `max_late_frames` in a row. A frame is late if others were so at the sink, or if `now`, the running time by the
-    /// clock, is when it should have left.
-    pub fn time_for(
+    /// Takes note that a frame came, and when.
+    pub fn begin(&mut self, at: Instant) {
+        if self.done.is_none_or(|done| at.saturating_duration_since(done) >= PAUSE) {
+            self.debt = Duration::ZERO;
+        }
+    }
+
+    /// Takes note that a frame is done that came at `began` and had a budget. The time that it took too long is missing
+    /// to the next ones.
+    pub fn end(&mut self, began: Instant, at: Instant, budget: Duration) {
+        let spent = self.debt + at.saturating_duration_since(began);
+        // There is no catching up with more: sources and queues have dropped that.
+        (self.debt, self.done) = (spent.saturating_sub(budget).min(budget), Some(at));
+    }
+
+    /// The time that is left for the frame of this running time: its budget, or less if it came late or those before it
+    /// took too long. It has none if it should have left already, by the clock, whose running time is `now`, or by what
+    /// others were at the sink, or if half its time is spent. But after `max_late_frames` in a row one has its budget
+    /// all the same.
+    pub fn time_left(
         &mut self,
         running_time: Option<gst::ClockTime>,
         now: Option<gst::ClockTime>,
         budget: Duration,
         max_late_frames: u32,
     ) -> Duration {
-        let too_late = |(time, earliest)| time < earliest;
+        let nanoseconds = |time: gst::ClockTime| i64::try_from(time.nseconds()).unwrap_or(i64::MAX);
         let own = gst::ClockTime::try_from(budget).unwrap_or(gst::ClockTime::MAX);
         let leaves =
             running_time.zip(self.upstream).map(|(time, upstream)| time.saturating_add(upstream).saturating_add(own));
-        let is_late = running_time.zip(self.earliest).is_some_and(too_late) || leaves.zip(now).is_some_and(too_late);
+        let ahead = leaves.zip(now).map(|(leaves, now)| nanoseconds(leaves).saturating_sub(nanoseconds(now)));
+        self.jitter = -ahead.unwrap_or(0);
+        let left = ahead.map_or(budget, |ahead| Duration::from_nanos(ahead.max(0).unsigned_abs()));
+        let is_late = left.is_zero()
+            || self.debt > budget / 2
+            || running_time.zip(self.earliest).is_some_and(|(time, earliest)| time < earliest);
         if is_late && self.late_frames < max_late_frames {
             self.late_frames += 1;
             Duration::ZERO
-        } else {
+        } else if is_late {
             self.late_frames = 0;
             budget
+        } else {
+            self.late_frames = 0;
+            left.min(budget.saturating_sub(self.debt))
         }
     }
 
+    /// Counts a frame. Tells how late it was, if for that reason it is not painted.
+    pub fn count(&mut self, is_painted: bool) -> Option<Lateness> {
+        let counter = if is_painted { &mut self.painted } else { &mut self.unpainted };
+        *counter += 1;
+        let Self { jitter, proportion, painted, unpainted, .. } = *self;
+        (!is_painted).then_some(Lateness { jitter, proportion, processed: painted, dropped: unpainted })
+    }
+
     /// Learns from a QoS event how far a frame was before (negative) or behind its time at the sink.
-    pub fn observe(&mut self, timestamp: Option<gst::ClockTime>, behind: i64) {
+    pub fn observe(&mut self, timestamp: Option<gst::ClockTime>, behind: i64, proportion: f64) {
+        self.proportion = proportion;
         self.earliest = timestamp.map(|timestamp| {
             let behind = gst::ClockTime::from_nseconds(behind.max(0).unsigned_abs());
             // As far again, to catch up.
@@ -71,7 +128,7 @@ impl Pace {
 
     /// Forgets what frames were late.
     pub fn flush(&mut self) {
-        (self.earliest, self.late_frames) = (None, 0);
+        (self.earliest, self.late_frames, self.debt) = (None, 0, Duration::ZERO);
     }
 }
 
@@ -99,20 +156,52 @@ mod tests {
         let budget = Duration::from_millis(40);
         let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
         let times = |pace: &mut Pace| {
-            [240, 280, 320, 360, 400].map(|at| pace.time_for(Some(MS(at)), Some(MS(at + 30)), budget, 2).is_zero())
+            [240, 280, 320, 360, 400].map(|at| pace.time_left(Some(MS(at)), Some(MS(at + 30)), budget, 2).is_zero())
         };
         assert_eq!(times(&mut pace), [false; 5]);
-        pace.observe(Some(MS(200)), 90_000_000);
+        pace.observe(Some(MS(200)), 90_000_000, 1.5);
         assert_eq!(times(&mut pace), [true, true, false, true, false]);
-        pace.observe(Some(MS(200)), -90_000_000);
+        pace.observe(Some(MS(200)), -90_000_000, 1.5);
         assert_eq!(times(&mut pace), [false; 5]);
-        pace.observe(Some(MS(200)), 90_000_000);
+        pace.observe(Some(MS(200)), 90_000_000, 1.5);
         pace.flush();
         assert_eq!(times(&mut pace), [false; 5]);
-        assert!(!pace.time_for(None, None, budget, 2).is_zero());
-        for (delay, late) in [(44, false), (46, true), (46, true), (46, false)] {
-            let time = pace.time_for(Some(MS(400)), Some(MS(400 + delay)), budget, 2);
-            assert_eq!(time.is_zero(), late, "{delay}");
+        assert!(!pace.time_left(None, None, budget, 2).is_zero());
+        for (delay, left) in [(3, 40), (25, 20), (44, 1), (46, 0), (46, 0), (46, 40)] {
+            let time = pace.time_left(Some(MS(400)), Some(MS(400 + delay)), budget, 2);
+            assert_eq!(time.as_millis(), left, "{delay}");
         }
+    }
+
+    #[test]
+    fn frames_that_take_too_long_leave_less_time_to_others() {
+        let ms = Duration::from_millis;
+        let budget = ms(40);
+        let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
+        let mut now = Instant::now();
+        // Painted frames take 55 ms, others 20, and the next one is always there.
+        let mut frame = |pace: &mut Pace, wait: Duration| {
+            let began = now + wait;
+            pace.begin(began);
+            let left = pace.time_left(None, None, budget, 10);
+            now = began + if left.is_zero() { ms(20) } else { ms(55) };
+            pace.end(began, now, budget);
+            left.as_millis()
+        };
+        let times = [(); 7].map(|()| frame(&mut pace, Duration::ZERO));
+        assert_eq!(times, [40, 25, 0, 30, 0, 35, 20]);
+        assert_eq!(frame(&mut pace, ms(3)), 40);
+        pace.flush();
+        assert_eq!(frame(&mut pace, Duration::ZERO), 40);
+    }
+
+    #[test]
+    fn frames_are_counted_and_late_ones_described() {
+        let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
+        pace.observe(None, 0, 1.25);
+        pace.time_left(Some(MS(400)), Some(MS(448)), Duration::from_millis(40), 2);
+        assert_eq!(pace.count(true), None);
+        let lateness = Lateness { jitter: 3_000_000, proportion: 1.25, processed: 1, dropped: 1 };
+        assert_eq!(pace.count(false), Some(lateness));
     }
 }

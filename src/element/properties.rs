@@ -17,6 +17,9 @@ use crate::{
 const MOST_THREADS: u32 = 1024;
 /// The budget that is off for recorded frames, and for live ones as long as a frame lasts.
 const LIVE_FRAME: i64 = -1;
+/// The working size that fits the machine.
+const FITTING: i32 = -1;
+const LARGEST_WORKING_SIZE: i32 = Settings::WORKING_SIZES.end().cast_signed();
 
 /// The writable properties with their values.
 ///
@@ -39,6 +42,7 @@ pub struct Properties {
     pooling: Pooling,
     warm_start: WarmStart,
     debug_view: DebugView,
+    working_size: i32,
     /// The numbers; its other fields come from those above.
     numbers: Settings,
 }
@@ -60,15 +64,17 @@ impl Default for Properties {
             pooling: Pooling::default(),
             warm_start: WarmStart::default(),
             debug_view: DebugView::default(),
+            working_size: 0,
             numbers: Settings::default(),
         }
     }
 }
 
 impl Properties {
-    /// The settings of the stylizer.
+    /// The settings of the stylizer. A working size that shall fit the machine is that of the frame here.
     pub fn settings(&self) -> Result<Settings> {
         Ok(Settings {
+            working_size: self.working_size.try_into().unwrap_or(0),
             content_layers: parse_layers(&self.content_layers)?,
             style_layers: parse_layers(&self.style_layers)?,
             pooling: self.pooling.into(),
@@ -76,6 +82,11 @@ impl Properties {
             debug_view: self.debug_view.into(),
             ..self.numbers.clone()
         })
+    }
+
+    /// Whether the working size shall fit the machine.
+    pub fn fits_machine(&self) -> bool {
+        self.working_size == FITTING
     }
 
     /// A stylizer with these settings, weights, device and style.
@@ -121,7 +132,7 @@ impl Properties {
             "learning-rate" => self.numbers.learning_rate = read(value),
             "iterations" => self.numbers.iterations = read(value),
             "first-iterations" => self.numbers.first_iterations = read(value),
-            "working-size" => self.numbers.working_size = read(value),
+            "working-size" => self.working_size = read(value),
             "scene-threshold" => self.numbers.scene_threshold = read(value),
             "strength" => self.numbers.strength = read(value),
             _ => unreachable!("no property {name}"),
@@ -151,7 +162,7 @@ impl Properties {
             "learning-rate" => self.numbers.learning_rate.to_value(),
             "iterations" => self.numbers.iterations.to_value(),
             "first-iterations" => self.numbers.first_iterations.to_value(),
-            "working-size" => self.numbers.working_size.to_value(),
+            "working-size" => self.working_size.to_value(),
             "scene-threshold" => self.numbers.scene_threshold.to_value(),
             "strength" => self.numbers.strength.to_value(),
             _ => unreachable!("no property {name}"),
@@ -214,14 +225,16 @@ impl Properties {
                 "Optimizer steps for the first frame, and for the first after a scene cut, a flush, a discontinuity or new caps",
                 numbers.first_iterations,
             ),
-            glib::ParamSpecUInt::builder("working-size")
+            glib::ParamSpecInt::builder("working-size")
                 .nick("Working size")
                 .blurb(
-                    "Long side, in pixels, at which to optimize: at least 16, or 0 for the size of the frame. What was \
-                     painted is scaled up and added to the frame",
+                    "Long side, in pixels, at which to optimize: at least 16, or 0 for the size of the frame, or -1 for \
+                     one that fits the machine: with a frame budget it is the largest at which an iteration fits \
+                     into it, else that of the frame. What was painted is scaled up and added to the frame",
                 )
-                .maximum(*Settings::WORKING_SIZES.end())
-                .default_value(numbers.working_size)
+                .minimum(FITTING)
+                .maximum(LARGEST_WORKING_SIZE)
+                .default_value(default.working_size)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecInt64::builder("frame-budget")
@@ -332,8 +345,8 @@ impl Properties {
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
                 .blurb(
-                    "Of the last frame: frame, its number from 0; scene, that of its scene; iterations; the losses content, style, \
-                     total-variation and temporal; loss, their weighted sum; milliseconds; style-updates, how often the \
+                    "Of the last frame: frame, its number from 0; scene, that of its scene; working-size, the long side at \
+                     which it was optimized; iterations; the losses content, style, total-variation and temporal; loss, their weighted sum; milliseconds; style-updates, how often the \
                      Gram matrices of the style were computed since the start. No fields before the first frame",
                 )
                 .read_only()

@@ -20,7 +20,7 @@ type Job = dyn Fn(usize, usize) + Sync;
 
 /// Threads that share the jobs of one [`run`](Pool::run) at a time.
 pub struct Pool {
-    turn: Mutex<()>,
+    turns: Turns,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -65,7 +65,7 @@ impl Pool {
             done: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut pool = Self { turn: Mutex::default(), shared, workers: Vec::with_capacity(threads) };
+        let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads) };
         for worker in 0..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
@@ -85,7 +85,7 @@ impl Pool {
     ///
     /// If a job does.
     pub fn run(&self, count: usize, job: &(dyn Fn(usize, usize) + Sync)) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turns.wait();
         // SAFETY: only the lifetime is changed. The pointer is used between here and the end of the round below.
         let job: *const Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), _>(job) };
         let mut state = self.shared.lock();
@@ -117,6 +117,37 @@ impl Pool {
             let task = unsafe { tasks.part(number..number + 1) };
             task.iter_mut().filter_map(Option::take).for_each(|task| kind.run(task));
         });
+    }
+}
+
+/// Lets one thread in at a time, in the order in which they come. A mutex may let the same one in again and again, so
+/// that a style that is being prepared would hold up the frames.
+#[derive(Default)]
+struct Turns {
+    /// The number of the next thread to come, and of that whose turn it is.
+    numbers: Mutex<(u64, u64)>,
+    over: Condvar,
+}
+
+/// The turn of a thread, which ends with it.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn wait(&self) -> Turn<'_> {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = numbers.0;
+        numbers.0 += 1;
+        while numbers.1 != own {
+            numbers = self.over.wait(numbers).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.numbers.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
+        self.0.over.notify_all();
     }
 }
 

@@ -22,6 +22,12 @@ impl Costs {
         elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
     }
 
+    /// How long a frame that took so long would have taken with one iteration.
+    pub(super) fn least_duration(&self, duration: Duration, iterations: u32) -> Duration {
+        let iteration = Duration::from_secs_f64(self.iteration.seconds);
+        (duration + iteration).saturating_sub(iteration.saturating_mul(iterations))
+    }
+
     pub(super) fn iteration_took(&mut self, duration: Duration) {
         self.iteration.update(duration);
     }
@@ -62,6 +68,15 @@ mod tests {
         assert_eq!(iterations(&costs, 5, 10), 3);
         assert_eq!(iterations(&costs, 20, 10), 1);
         assert_eq!(iterations(&costs, 30, 10), 0);
+    }
+
+    #[test]
+    fn the_least_a_frame_takes_is_one_iteration() {
+        let mut costs = Costs::default();
+        costs.iteration_took(MS(10));
+        for (duration, iterations) in [(5, 0), (15, 1), (35, 3)] {
+            assert_eq!(costs.least_duration(MS(duration), iterations), MS(15), "{iterations}");
+        }
     }
 
     #[test]

@@ -6,9 +6,11 @@ mod budget;
 mod debug_view;
 mod image;
 mod optimizer;
+mod preparation;
 mod settings;
 mod style_target;
 mod warm_start;
+mod working_size;
 
 use std::{
     sync::Arc,
@@ -18,13 +20,15 @@ use std::{
 pub use debug_view::DebugView;
 pub use image::{Image, PackedFormat};
 pub use optimizer::Adam;
+pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
 pub use warm_start::WarmStart;
+pub use working_size::SizeChooser;
 
 use crate::{
     Error, Processor, Result,
     motion::{MotionEstimator, Warper},
-    objective::{self, Device, Losses, Objective, TemporalTarget, temporal, total_variation},
+    objective::{self, Device, Losses, Network, Objective, TemporalTarget, temporal, total_variation},
     vgg::Vgg,
 };
 use budget::Costs;
@@ -80,6 +84,8 @@ pub struct Report {
     pub frame: u64,
     /// The number of its scene, counted from 0 in the same way: each first frame begins a new one.
     pub scene: u64,
+    /// The long side, in pixels, at which it was optimized.
+    pub working_size: usize,
     /// How many steps were taken.
     pub iterations: u32,
     /// The losses before the last step. They and the numbers below are 0 if there was none.
@@ -92,6 +98,8 @@ pub struct Report {
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
+    /// How long it would have taken with one iteration, as far as the time of an iteration is known.
+    pub least_duration: Duration,
     /// How often Gram matrices of the style were computed since the stylizer was made.
     pub style_updates: u64,
 }
@@ -135,17 +143,14 @@ impl Stylizer {
     /// If a setting is out of range, or a layer is not in the weights, or needs larger images than there are. The
     /// settings then stay as they were.
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
-        settings.check()?;
+        self.check(&settings)?;
         let network = settings.network();
-        if let Some(frame_size) = self.frame_size {
-            network.check_size("frame", working_size(frame_size, settings.working_size))?;
-        }
         if network != self.settings.network() {
             let mut objective = objective::open(self.weights.clone(), network, self.device, &self.processor)?;
             if let Some(style) = &mut self.style
-                && let Some(size) = style.working_size()
+                && let Some(long_side) = style.long_side()
             {
-                style.prepare(objective.as_mut(), size)?;
+                style.prepare(objective.as_mut(), long_side)?;
                 self.style_updates += 1;
             }
             self.objective = objective;
@@ -157,6 +162,19 @@ impl Stylizer {
         Ok(())
     }
 
+    /// Checks whether settings can be used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_settings`](Self::set_settings).
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        settings.check()?;
+        let network = settings.network();
+        network.check(&self.weights)?;
+        self.frame_size
+            .map_or(Ok(()), |frame_size| network.check_size("frame", working_size(frame_size, settings.working_size)))
+    }
+
     /// Paints in the manner of another picture from the next frame on. What was painted so far is where it starts.
     ///
     /// The picture's Gram matrices are computed here, or with the first frame, whose size decides how large the
@@ -166,9 +184,9 @@ impl Stylizer {
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer. The style then stays what it was.
     pub fn set_style(&mut self, picture: Image) -> Result<()> {
-        let mut style = StyleTarget::new(picture);
-        if let Some(size) = self.frame_size {
-            style.prepare(self.objective.as_mut(), working_size(size, self.settings.working_size))?;
+        let mut style = StyleTarget::new(Arc::new(picture));
+        if let Some(frame_size) = self.frame_size {
+            style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
                 style.follow(last);
@@ -195,6 +213,97 @@ impl Stylizer {
         Ok(())
     }
 
+    /// Makes everything ready for frames of this size. Otherwise that is done when the first one comes, which then takes
+    /// longer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stylize`](Self::stylize).
+    pub fn prepare(&mut self, frame_size: (usize, usize)) -> Result<()> {
+        let size = working_size(frame_size, self.settings.working_size);
+        self.settings.network().check_size("frame", size)?;
+        if self.frame_size.replace(frame_size) != Some(frame_size) {
+            self.history = None;
+            // At another size everything takes another time.
+            self.costs = Costs::default();
+        }
+        let style = self.style.as_mut().ok_or(Error::NoStyle)?;
+        let long_side = size.0.max(size.1);
+        if style.long_side() != Some(long_side) {
+            style.prepare(self.objective.as_mut(), long_side)?;
+            self.style_updates += 1;
+            self.costs = Costs::default();
+        }
+        Ok(())
+    }
+
+    /// Does what is the same for frames of all sizes and would make the very first one late. Returns how long an
+    /// iteration takes of an image of [`WARM_UP_SIZE`].
+    ///
+    /// # Errors
+    ///
+    /// If the device runs out of memory.
+    pub fn warm_up(&mut self) -> Result<Duration> {
+        let duration = preparation::warm_up(self.objective.as_mut())?;
+        if let Some(style) = self.style.as_ref().filter(|style| style.long_side().is_some()) {
+            style.install(self.objective.as_mut())?;
+        }
+        Ok(duration)
+    }
+
+    /// What has to be computed before another style, the layers and pooling of these settings, and their working size
+    /// can be used. `None` before a first frame: there [`set_style`](Self::set_style) and
+    /// [`set_settings`](Self::set_settings) compute nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set_settings`](Self::set_settings).
+    pub fn preparation(&self, settings: &Settings) -> Result<Option<Preparation>> {
+        self.check(settings)?;
+        let network = settings.network();
+        Ok(self.frame_size.map(|frame_size| Preparation {
+            weights: self.weights.clone(),
+            device: self.device,
+            processor: self.processor.clone(),
+            is_new_network: network != self.settings.network(),
+            network,
+            working_size: settings.working_size,
+            long_side: long_side(frame_size, settings.working_size),
+            picture: self.style.as_ref().map(|style| style.picture().clone()),
+        }))
+    }
+
+    /// Uses what was prepared from the next frame on: the style, the layers and pooling, and the working size. What was
+    /// painted so far is where it starts. Tells whether it could be used: not if it was prepared for frames of another
+    /// size, or with other layers or pooling than are in use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooSmall`] if the deepest layer has nothing left of the frame, or if the device runs out of memory.
+    pub fn install(&mut self, prepared: Prepared) -> Result<bool> {
+        let Prepared { network, objective, working_size, mut style } = prepared;
+        let fits = self.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
+        let is_new_network = network != self.settings.network();
+        if !fits || is_new_network && objective.is_none() {
+            return Ok(false);
+        }
+        let Network { content_layers, style_layers, pooling } = network;
+        let settings = Settings { content_layers, style_layers, pooling, working_size, ..self.settings.clone() };
+        self.check(&settings)?;
+        match objective {
+            Some(objective) => self.objective = objective,
+            None => style.install(self.objective.as_mut())?,
+        }
+        if let Some(last) = self.style.as_ref().filter(|_| !is_new_network) {
+            style.follow(last);
+        }
+        self.costs = Costs::default();
+        self.style_updates += 1;
+        (self.style, self.settings) = (Some(style), settings);
+        self.renew_paint();
+        Ok(true)
+    }
+
     /// Lets the paint follow a change of what is minimized, however old it is.
     fn renew_paint(&mut self) {
         if let Some(history) = &mut self.history {
@@ -204,7 +313,7 @@ impl Stylizer {
 
     /// Forgets all earlier frames: the next one is a first one.
     pub fn reset(&mut self) {
-        self.history = None;
+        (self.history, self.frame_size) = (None, None);
     }
 
     /// Paints a frame. A frame of another size than the one before is a first one, and so is that after a scene cut: it
@@ -234,12 +343,8 @@ impl Stylizer {
 
     fn paint(&mut self, frame: &Image, budget: Option<Duration>) -> Result<(Image, Report)> {
         let started = Instant::now();
+        self.prepare(frame.size())?;
         let size = working_size(frame.size(), self.settings.working_size);
-        self.settings.network().check_size("frame", size)?;
-        self.prepare_style(size)?;
-        if self.frame_size.replace(frame.size()) != Some(frame.size()) {
-            self.reset();
-        }
         let content = frame.resized(size.0, size.1)?;
 
         let history = match self.history.take() {
@@ -286,6 +391,7 @@ impl Stylizer {
         let report = Report {
             frame: self.frames,
             scene: self.scenes - 1,
+            working_size: size.0.max(size.1),
             iterations,
             losses: terms.losses,
             total_variation: terms.total_variation,
@@ -295,22 +401,11 @@ impl Stylizer {
                 + settings.tv_weight * terms.total_variation
                 + settings.temporal_weight * terms.temporal,
             duration: started.elapsed(),
+            least_duration: self.costs.least_duration(started.elapsed(), iterations),
             style_updates: self.style_updates,
         };
         self.frames += 1;
         Ok((painted, report))
-    }
-
-    /// Makes sure that the objective has the style's Gram matrices for this working size.
-    fn prepare_style(&mut self, size: (usize, usize)) -> Result<()> {
-        let style = self.style.as_mut().ok_or(Error::NoStyle)?;
-        if style.working_size() != Some(size) {
-            style.prepare(self.objective.as_mut(), size)?;
-            self.style_updates += 1;
-            // At another size everything takes another time.
-            self.costs = Costs::default();
-        }
-        Ok(())
     }
 
     /// Takes the steps, after the first only while there is time, and returns the losses before the last one and how
@@ -350,6 +445,12 @@ fn working_size(frame: (usize, usize), long_side: u32) -> (usize, usize) {
         long_side if long_side >= frame.0.max(frame.1) => frame,
         long_side => image::fit(frame, long_side),
     }
+}
+
+/// The long side of the image that is optimized for a frame.
+fn long_side(frame: (usize, usize), setting: u32) -> usize {
+    let (width, height) = working_size(frame, setting);
+    width.max(height)
 }
 
 /// Adds the residual to the frame: the detail is the frame's, the paint comes from the working size.

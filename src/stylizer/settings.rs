@@ -91,6 +91,12 @@ impl Settings {
         }
     }
 
+    /// These settings with the layers, pooling and working size of others, which take long to change.
+    pub fn with_preparation_of(self, other: &Self) -> Self {
+        let Network { content_layers, style_layers, pooling } = other.network();
+        Self { content_layers, style_layers, pooling, working_size: other.working_size, ..self }
+    }
+
     /// Whether it matters how things move from one frame to the next.
     pub(super) fn need_motion(&self) -> bool {
         let needed = match self.warm_start {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
+use std::sync::Arc;
+
 use super::{Image, image};
 use crate::{
     Result,
@@ -8,9 +10,9 @@ use crate::{
 
 /// The style that the objective aims at, and the way there from the one before.
 pub(super) struct StyleTarget {
-    picture: Image,
-    /// The working size for which the objective has the picture's Gram matrices; `None` before the first frame.
-    working_size: Option<(usize, usize)>,
+    picture: Arc<Image>,
+    /// The long side of the images for which there are the picture's Gram matrices; `None` before the first frame.
+    long_side: Option<usize>,
     /// The Gram matrices of the picture.
     grams: Vec<Gram>,
     /// What the objective aimed at before.
@@ -20,28 +22,37 @@ pub(super) struct StyleTarget {
 }
 
 impl StyleTarget {
-    pub(super) fn new(picture: Image) -> Self {
-        Self { picture, working_size: None, grams: Vec::new(), last: None, share: 1.0 }
+    pub(super) fn new(picture: Arc<Image>) -> Self {
+        Self { picture, long_side: None, grams: Vec::new(), last: None, share: 1.0 }
     }
 
-    pub(super) fn working_size(&self) -> Option<(usize, usize)> {
-        self.working_size
+    pub(super) fn picture(&self) -> &Arc<Image> {
+        &self.picture
     }
 
-    /// Gives the objective the Gram matrices of the picture, taken as large as an image of the working size. There is
+    pub(super) fn long_side(&self) -> Option<usize> {
+        self.long_side
+    }
+
+    /// Gives the objective the Gram matrices of the picture, taken as large as an image with this long side. There is
     /// no way from the style before then: what was aimed at there belongs to another objective or size.
-    pub(super) fn prepare(&mut self, objective: &mut dyn Objective, (width, height): (usize, usize)) -> Result<()> {
-        let (picture_width, picture_height) = image::fit(self.picture.size(), width.max(height));
-        let grams = objective.grams(&self.picture.resized(picture_width, picture_height)?)?;
+    pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
+        let (width, height) = image::fit(self.picture.size(), long_side);
+        let grams = objective.grams(&self.picture.resized(width, height)?)?;
         objective.set_style(&grams)?;
-        (self.working_size, self.grams) = (Some((width, height)), grams);
+        (self.long_side, self.grams) = (Some(long_side), grams);
         (self.last, self.share) = (None, 1.0);
         Ok(())
     }
 
-    /// Makes what another target of the same working size aims at the beginning of the way.
+    /// Makes what another target of the same network and long side aims at the beginning of the way.
     pub(super) fn follow(&mut self, last: &Self) {
-        self.last = (last.working_size == self.working_size).then(|| last.aim());
+        self.last = (last.long_side == self.long_side).then(|| last.aim());
+    }
+
+    /// Gives the objective the Gram matrices that were prepared with another one of the same network.
+    pub(super) fn install(&self, objective: &mut dyn Objective) -> Result<()> {
+        objective.set_style(&self.grams)
     }
 
     /// Lets the objective aim at a share of the way from the last style, 0, to this one, 1, where the way ends. Tells

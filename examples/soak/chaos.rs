@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Everything changes that can, at random and from several threads.
+
+use std::{
+    process,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use gst::prelude::*;
+use serde_json::json;
+
+use crate::{Result, rss_mb};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Which chances are taken.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+const LIVE: &str = "videotestsrc is-live=true pattern=ball ! capsfilter name=caps ! queue leaky=downstream";
+const RECORDED: &str = "videotestsrc pattern=ball ! capsfilter name=caps ! queue";
+
+/// Between two changes of the style: 200 in a minute.
+const STYLE_LASTS: Duration = Duration::from_millis(300);
+/// Between two changes of another property.
+const PROPERTY_LASTS: Duration = Duration::from_millis(20);
+/// Between two changes of state, position or caps, at most.
+const STATE_LASTS_MS: u64 = 1500;
+/// How long nothing may come out while it plays before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long reading or writing a property may take. It would take as long as a frame if it waited for one; more than
+/// that can only be an unlucky thread.
+const PROPERTY_TAKES: Duration = Duration::from_millis(500);
+
+const STYLES: [&str; 4] = ["nocturne", "woodcut", "glass", "/no/such/picture.png"];
+/// Values of the properties, some of which cannot be used.
+const VALUES: [(&str, &[&str]); 21] = [
+    ("content-weight", &["0", "1", "20"]),
+    ("style-weight", &["0", "10", "100"]),
+    ("tv-weight", &["0", "3", "30"]),
+    ("temporal-weight", &["0", "30", "300"]),
+    ("learning-rate", &["0.01", "8", "100"]),
+    ("iterations", &["1", "2", "5"]),
+    ("first-iterations", &["1", "5", "10"]),
+    ("working-size", &["-1", "0", "15", "48", "64", "96", "8192"]),
+    ("frame-budget", &["-1", "0", "1", "20000000", "100000000"]),
+    ("max-late-frames", &["0", "1", "10", "1000"]),
+    ("style-transition", &["0", "100", "5000"]),
+    ("scene-threshold", &["0", "0.5", "1"]),
+    ("strength", &["0", "0.5", "1"]),
+    ("content-layers", &["relu3_3", "relu2_1,relu3_1", "", "relu5_1", "nonsense"]),
+    ("style-layers", &["relu1_2,relu2_2,relu3_3,relu4_3", "relu1_1", "", "relu9_9"]),
+    ("pooling", &["max", "average"]),
+    ("warm-start", &["none", "previous", "residual", "flow"]),
+    ("post-messages", &["true", "false"]),
+    // These count from the next start on.
+    ("threads", &["0", "1", "3"]),
+    ("device", &["cpu"]),
+    ("qos", &["true", "false"]),
+];
+const CAPS: [&str; 4] = [
+    "video/x-raw,format=RGB,width=160,height=90,framerate=25/1",
+    "video/x-raw,format=BGRx,width=96,height=96,framerate=25/1",
+    "video/x-raw,format=ARGB,width=90,height=161,framerate=50/1",
+    "video/x-raw,format=RGB,width=161,height=91,framerate=10/1",
+];
+
+/// Which of these values cannot be used: while it plays they lead to a warning, at a start to an error.
+const UNUSABLE: [(&str, &str); 5] = [
+    ("style", "/no/such/picture.png"),
+    ("working-size", "15"),
+    ("content-layers", "relu5_1"),
+    ("content-layers", "nonsense"),
+    ("style-layers", "relu9_9"),
+];
+
+/// What the threads share.
+struct Stage {
+    pipeline: gst::Pipeline,
+    painter: gst::Element,
+    caps: gst::Element,
+    is_live: bool,
+    ends: AtomicBool,
+    slowest_property: Mutex<(Duration, String)>,
+}
+
+/// What was done.
+#[derive(Default)]
+struct Done {
+    styles: u64,
+    properties: u64,
+    states: u64,
+    seeks: u64,
+    caps: u64,
+}
+
+/// Changes everything for as long as is asked for: the first half behind a live source, the second behind one that can
+/// be sought in.
+pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
+    let mut summary = Vec::new();
+    for (source, seed) in [(LIVE, arguments.seed), (RECORDED, arguments.seed + 1000)] {
+        let (half, mut done) = (Duration::from_millis(500 * arguments.seconds), Done::default());
+        let stage = Arc::new(stage(source)?);
+        let threads = [spawn(&stage, seed, change_properties), spawn(&stage, seed + 1, change_states)];
+        let watched = watch(&stage, half);
+        stage.ends.store(true, Ordering::Relaxed);
+        for thread in threads {
+            let part = thread.join().map_err(|_| "a thread that changes things panicked")?;
+            done.styles += part.styles;
+            done.properties += part.properties;
+            done.states += part.states;
+            done.seeks += part.seeks;
+            done.caps += part.caps;
+        }
+        stage.pipeline.set_state(gst::State::Null)?;
+        let Watched { frames, warnings, refusals, early_mb, late_mb } =
+            watched.map_err(|error| format!("{source}: {error}"))?;
+        let slowest = stage.slowest_property.lock().map_err(|_| "a thread panicked")?.clone();
+        if slowest.0 > PROPERTY_TAKES {
+            return Err(format!("{source}: the property {} took {:?}", slowest.1, slowest.0).into());
+        }
+        summary.push(json!({
+            "source": source,
+            "seed": seed,
+            "seconds": half.as_secs_f64(),
+            "frames": frames,
+            "styles": done.styles,
+            "properties": done.properties,
+            "states": done.states,
+            "seeks": done.seeks,
+            "caps": done.caps,
+            "warnings": warnings,
+            "refused_starts": refusals,
+            "slowest_property_ms": (slowest.0.as_secs_f64() * 1e4).round() / 10.0,
+            "rss_early_mb": early_mb,
+            "rss_late_mb": late_mb,
+        }));
+    }
+    Ok(json!(summary))
+}
+
+fn stage(source: &str) -> Result<Stage> {
+    let line = format!("{source} max-size-buffers=2 ! neuralstyle name=painter ! fakesink sync=true qos=true");
+    let pipeline = gst::parse::launch(&line)?.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
+    let by_name = |name: &str| pipeline.by_name(name).ok_or_else(|| format!("there is no element {name}"));
+    let stage = Stage {
+        painter: by_name("painter")?,
+        caps: by_name("caps")?,
+        is_live: source == LIVE,
+        ends: AtomicBool::new(false),
+        slowest_property: Mutex::default(),
+        pipeline,
+    };
+    stage.caps.set_property_from_str("caps", CAPS[0]);
+    Ok(stage)
+}
+
+fn spawn(stage: &Arc<Stage>, seed: u64, change: fn(&Stage, &mut Chance) -> Done) -> thread::JoinHandle<Done> {
+    let stage = stage.clone();
+    thread::spawn(move || change(&stage, &mut Chance(seed)))
+}
+
+/// Sets and reads the properties, the style among them, until the end.
+fn change_properties(stage: &Stage, chance: &mut Chance) -> Done {
+    let mut done = Done::default();
+    let mut style_since = Instant::now();
+    while !stage.ends.load(Ordering::Relaxed) {
+        let (name, value) = if style_since.elapsed() >= STYLE_LASTS {
+            style_since = Instant::now();
+            done.styles += 1;
+            ("style", chance.one_of(&STYLES))
+        } else {
+            let (name, values) = chance.one_of(&VALUES);
+            (name, chance.one_of(values))
+        };
+        let started = Instant::now();
+        stage.painter.set_property_from_str(name, value);
+        stage.painter.property_value(name);
+        stage.painter.property_value("stats");
+        let took = started.elapsed();
+        done.properties += 1;
+        if let Ok(mut slowest) = stage.slowest_property.lock()
+            && slowest.0 < took
+        {
+            *slowest = (took, name.to_owned());
+        }
+        thread::sleep(PROPERTY_LASTS);
+        if UNUSABLE.contains(&(name, value)) {
+            reset(&stage.painter, name);
+        }
+    }
+    done
+}
+
+/// Changes the state, the caps and the position, until the end. What comes of it the bus and the frames tell.
+fn change_states(stage: &Stage, chance: &mut Chance) -> Done {
+    let mut done = Done::default();
+    while !stage.ends.load(Ordering::Relaxed) {
+        match chance.below(4) {
+            0 => {
+                let state = chance.one_of(&[gst::State::Null, gst::State::Ready, gst::State::Paused]);
+                let _ = stage.pipeline.set_state(state);
+                thread::sleep(Duration::from_millis(chance.below(50)));
+                let _ = stage.pipeline.set_state(gst::State::Playing);
+                done.states += 2;
+            }
+            1 if !stage.is_live => {
+                let position = gst::ClockTime::from_mseconds(chance.below(60_000));
+                done.seeks += u64::from(stage.pipeline.seek_simple(gst::SeekFlags::FLUSH, position).is_ok());
+            }
+            _ => {
+                stage.caps.set_property_from_str("caps", chance.one_of(&CAPS));
+                done.caps += 1;
+            }
+        }
+        thread::sleep(Duration::from_millis(chance.below(STATE_LASTS_MS)));
+    }
+    done
+}
+
+struct Watched {
+    frames: u64,
+    warnings: u64,
+    /// How often it did not start because of a property that cannot be used.
+    refusals: u64,
+    early_mb: Option<u64>,
+    late_mb: Option<u64>,
+}
+
+/// Plays, and sees that frames go on coming, the later ones later.
+fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
+    let (frames, disorder) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (count, older, last) = (frames.clone(), disorder.clone(), Mutex::new(None));
+    let pad = stage.painter.static_pad("src").ok_or("the element has no src pad")?;
+    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        let Ok(mut last) = last.lock() else { return gst::PadProbeReturn::Ok };
+        if let Some(buffer) = info.buffer() {
+            count.fetch_add(1, Ordering::Relaxed);
+            older.fetch_add(u64::from(*last >= buffer.pts() && last.is_some()), Ordering::Relaxed);
+            *last = buffer.pts();
+        } else if info.event().is_some_and(|event| event.type_() == gst::EventType::Segment) {
+            *last = None;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let bus = stage.pipeline.bus().ok_or("the pipeline has no bus")?;
+    let started = Instant::now();
+    let (mut seen, mut seen_at, mut warnings, mut refusals, mut memory) = (0, started, 0, 0, Vec::new());
+    stage.pipeline.set_state(gst::State::Playing)?;
+    while started.elapsed() < duration {
+        if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
+            match message.view() {
+                gst::MessageView::Error(error) => {
+                    let text = error.error().to_string();
+                    if !UNUSABLE.iter().any(|(_, value)| text.contains(value)) {
+                        return Err(format!("{text} ({:?})", error.debug()).into());
+                    }
+                    // The next start finds another value.
+                    refusals += 1;
+                    let _ = stage.pipeline.set_state(gst::State::Null);
+                    let _ = stage.pipeline.set_state(gst::State::Playing);
+                }
+                gst::MessageView::Warning(_) => warnings += 1,
+                _ => {}
+            }
+        }
+        memory.push(rss_mb());
+        let now = frames.load(Ordering::Relaxed);
+        if now > seen {
+            (seen, seen_at) = (now, Instant::now());
+        } else if seen_at.elapsed() > PATIENCE {
+            // The other threads may hang as well.
+            eprintln!("nothing comes any more after {now} frames and {:?}", started.elapsed());
+            process::exit(1);
+        }
+    }
+    let disorder = disorder.load(Ordering::Relaxed);
+    if disorder > 0 {
+        return Err(format!("{disorder} frames are older than the one before").into());
+    }
+    let quarter = memory.len() / 4;
+    let most = |part: &[Option<u64>]| part.iter().copied().flatten().max();
+    let (early_mb, late_mb) = (most(&memory[quarter..2 * quarter]), most(&memory[3 * quarter..]));
+    Ok(Watched { frames: seen, warnings, refusals, early_mb, late_mb })
+}
+
+fn reset(element: &gst::Element, property: &str) {
+    if let Some(spec) = element.find_property(property) {
+        element.set_property_from_value(property, spec.default_value());
+    }
+}
+
+/// Numbers that look like chance and are the same for the same seed (Marsaglia 2003, xorshift).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % end
+    }
+
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+}

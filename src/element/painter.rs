@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What lives from start to stop: the stylizer, and how it follows the properties.
+
+use std::{
+    panic,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::properties::Properties;
+use crate::{
+    Error, Result, style,
+    stylizer::{Image, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
+    vgg::Layer,
+};
+
+/// What comes of an error in a change.
+const KEEPING_STYLE: &str = "Keeping the last style";
+const KEEPING_SETTINGS: &str = "Keeping the last settings";
+
+/// Where warnings go: what comes of an error, and the error.
+pub type Warn<'a> = &'a dyn Fn(&str, &Error);
+
+/// What a stylizer is to be ready for.
+#[derive(Debug, Clone, Copy)]
+pub struct Upcoming {
+    /// Width and height of the frame.
+    pub size: (usize, usize),
+    /// When it is shown.
+    pub running_time: Option<gst::ClockTime>,
+    /// The time for a frame; `None` if it does not matter.
+    pub budget: Option<Duration>,
+}
+
+/// A stylizer that follows the properties. Without a budget for frames, changes count from the next frame on, however
+/// long that takes. With one, what takes longer than a frame is prepared on another thread.
+pub struct Painter {
+    stylizer: Stylizer,
+    /// The name of the style that the stylizer has.
+    style: String,
+    /// The properties that were last looked at.
+    seen: Properties,
+    /// The style and the settings that the stylizer shall have: those of the properties, unless they cannot be used.
+    wanted_style: String,
+    wanted: Settings,
+    job: Option<Job>,
+    /// The running time at which the style began to change into another.
+    transition: Option<gst::ClockTime>,
+    /// How long an iteration took to warm up.
+    iteration: Duration,
+    chooser: Option<SizeChooser>,
+}
+
+impl Painter {
+    /// A painter with the style and the settings of the properties.
+    pub fn new(properties: Properties) -> Result<Self> {
+        let mut stylizer = properties.stylizer()?;
+        let iteration = stylizer.warm_up()?;
+        Ok(Self {
+            wanted: stylizer.settings().clone(),
+            stylizer,
+            style: properties.style.clone(),
+            wanted_style: properties.style.clone(),
+            seen: properties,
+            job: None,
+            transition: None,
+            iteration,
+            chooser: None,
+        })
+    }
+
+    /// Makes everything ready for frames like this one, which are the first of their kind.
+    pub fn prepare(&mut self, upcoming: Upcoming) -> Result<()> {
+        self.chooser = None;
+        self.choose_size(upcoming);
+        let working_size = self.wanted.working_size;
+        self.stylizer.set_settings(Settings { working_size, ..self.stylizer.settings().clone() })?;
+        self.stylizer.prepare(upcoming.size)
+    }
+
+    /// Forgets all earlier frames.
+    pub fn reset(&mut self) -> Result<()> {
+        self.stylizer.reset();
+        match self.transition.take() {
+            Some(_) => self.stylizer.set_style_share(1.0),
+            None => Ok(()),
+        }
+    }
+
+    /// Follows the properties before a frame. What cannot be used is left out, with a warning.
+    pub fn follow(&mut self, properties: Properties, upcoming: Upcoming, warn: Warn) {
+        if properties != self.seen {
+            match properties.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
+                Ok(settings) => {
+                    self.chooser.take_if(|_| settings.network() != self.wanted.network());
+                    self.wanted = settings;
+                }
+                Err(error) => warn(KEEPING_SETTINGS, &error),
+            }
+            if properties.style != self.seen.style {
+                self.wanted_style.clone_from(&properties.style);
+            }
+            // Also what could not be used: one warning is enough.
+            self.seen = properties;
+        }
+        self.choose_size(upcoming);
+        if upcoming.budget.is_some() {
+            self.change_beside(upcoming.running_time, warn);
+        } else {
+            self.change_at_once(upcoming.running_time, warn);
+        }
+        if let Some(start) = self.transition {
+            let now = upcoming.running_time;
+            let passed = now.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
+            let share = (passed / f64::from(self.seen.style_transition)).min(1.0);
+            if let Err(error) = self.stylizer.set_style_share(share) {
+                warn("Changing the style at once", &error);
+            }
+            self.transition.take_if(|_| share >= 1.0);
+        }
+    }
+
+    /// Paints a frame, in a given time or in any.
+    pub fn paint(&mut self, frame: &Image, time: Option<Duration>) -> Result<(Image, Report)> {
+        match time {
+            Some(time) => self.stylizer.stylize_within(frame, time),
+            None => self.stylizer.stylize(frame),
+        }
+    }
+
+    /// Learns whether the working size fits the machine from how long a frame would have taken with one iteration.
+    pub fn observe(&mut self, least_duration: Duration, budget: Duration) {
+        // What is being prepared takes time from the frames.
+        let is_settled = self.job.is_none() && self.wanted.working_size == self.stylizer.settings().working_size;
+        if let Some(chooser) = self.chooser.as_mut().filter(|_| is_settled) {
+            chooser.observe(least_duration, budget);
+        }
+    }
+
+    fn choose_size(&mut self, Upcoming { size, budget, .. }: Upcoming) {
+        match budget.filter(|_| self.seen.fits_machine()) {
+            Some(budget) => {
+                let shortest_side = self.wanted.network().deepest().map_or(1, Layer::shortest_side);
+                let new = || SizeChooser::new(self.iteration, budget, size, shortest_side);
+                self.wanted.working_size = self.chooser.get_or_insert_with(new).size();
+            }
+            None => {
+                self.chooser = None;
+                if self.seen.fits_machine() {
+                    self.wanted.working_size = 0;
+                }
+            }
+        }
+    }
+
+    fn change_at_once(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
+        self.job = None;
+        if self.wanted_style != self.style {
+            match style::load(&self.wanted_style).and_then(|picture| self.stylizer.set_style(picture)) {
+                Ok(()) => self.begin_transition(self.wanted_style.clone(), running_time),
+                Err(error) => self.keep_style(&error, warn),
+            }
+        }
+        if self.wanted != *self.stylizer.settings()
+            && let Err(error) = self.stylizer.set_settings(self.wanted.clone())
+        {
+            self.keep_settings(&error, warn);
+        }
+    }
+
+    /// Changes at once what can be changed within a frame, and the rest when it is prepared.
+    fn change_beside(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
+        if let Some(job) = self.job.take_if(|job| job.is_finished()) {
+            let style = job.style.clone();
+            match job.finish().and_then(|prepared| self.stylizer.install(prepared)) {
+                Ok(true) if style != self.style => self.begin_transition(style, running_time),
+                // What does not fit any more is prepared again.
+                Ok(_) => {}
+                Err(error) if style != self.style => {
+                    if style == self.wanted_style {
+                        self.keep_style(&error, warn);
+                    }
+                }
+                Err(error) => self.keep_settings(&error, warn),
+            }
+        }
+        let quick = self.wanted.clone().with_preparation_of(self.stylizer.settings());
+        if quick != *self.stylizer.settings()
+            && let Err(error) = self.stylizer.set_settings(quick)
+        {
+            self.keep_settings(&error, warn);
+        }
+        if self.job.is_none() && (self.wanted_style != self.style || self.wanted != *self.stylizer.settings()) {
+            match self.start_job() {
+                Ok(true) => {}
+                Ok(false) => self.change_at_once(running_time, warn),
+                Err(error) => {
+                    self.keep_style(&error, warn);
+                    self.keep_settings(&error, warn);
+                }
+            }
+        }
+    }
+
+    /// Begins to prepare what is wanted, unless there is nothing that takes long, as nothing was painted yet.
+    fn start_job(&mut self) -> Result<bool> {
+        let Some(preparation) = self.stylizer.preparation(&self.wanted)? else { return Ok(false) };
+        let (style, is_new) = (self.wanted_style.clone(), self.wanted_style != self.style);
+        self.job = Some(Job::start(style, is_new, preparation)?);
+        Ok(true)
+    }
+
+    fn begin_transition(&mut self, style: String, running_time: Option<gst::ClockTime>) {
+        self.style = style;
+        self.transition = running_time.filter(|_| self.seen.style_transition > 0);
+    }
+
+    fn keep_style(&mut self, error: &Error, warn: Warn) {
+        warn(KEEPING_STYLE, error);
+        self.wanted_style.clone_from(&self.style);
+    }
+
+    fn keep_settings(&mut self, error: &Error, warn: Warn) {
+        warn(KEEPING_SETTINGS, error);
+        self.wanted = self.stylizer.settings().clone();
+    }
+}
+
+/// A style that is being loaded, or settings that are being prepared, on a thread that ends with it.
+struct Job {
+    style: String,
+    thread: Option<JoinHandle<Result<Prepared>>>,
+}
+
+impl Job {
+    fn start(style: String, is_new: bool, preparation: Preparation) -> Result<Self> {
+        let name = style.clone();
+        let work = move || preparation.run(is_new.then(|| style::load(&name)).transpose()?);
+        let thread = thread::Builder::new().name("neuralstyle-load".to_owned()).spawn(work).map_err(Error::Threads)?;
+        Ok(Self { style, thread: Some(thread) })
+    }
+
+    fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    fn finish(mut self) -> Result<Prepared> {
+        let thread = self.thread.take().expect("a job has a thread until it is finished or dropped");
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Nobody wants what came of it.
+            let _ = thread.join();
+        }
+    }
+}

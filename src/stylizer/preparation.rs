@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Image, style_target::StyleTarget};
+use crate::{
+    Error, Processor, Result,
+    objective::{self, Device, LossWeights, Network, Objective},
+    vgg::Vgg,
+};
+
+/// A style, layers or a working size other than those in use, to be prepared on any thread while the stylizer goes on
+/// painting: that takes longer than a live frame has. See [`Stylizer::preparation`](super::Stylizer::preparation).
+pub struct Preparation {
+    pub(super) weights: Arc<Vgg>,
+    pub(super) device: Device,
+    pub(super) processor: Processor,
+    pub(super) network: Network,
+    /// Whether the stylizer has another network, whose objective cannot be used.
+    pub(super) is_new_network: bool,
+    /// The setting of this name.
+    pub(super) working_size: u32,
+    /// The long side of the images that are to be optimized.
+    pub(super) long_side: usize,
+    /// The picture in use.
+    pub(super) picture: Option<Arc<Image>>,
+}
+
+/// What came of a [`Preparation`]. See [`Stylizer::install`](super::Stylizer::install).
+pub struct Prepared {
+    pub(super) network: Network,
+    pub(super) objective: Option<Box<dyn Objective>>,
+    pub(super) working_size: u32,
+    pub(super) style: StyleTarget,
+}
+
+impl Preparation {
+    /// Computes what is wanted of another picture, or else of the one in use. The threads of the processor are shared
+    /// with the stylizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none, or
+    /// if the device runs out of memory.
+    pub fn run(self, picture: Option<Image>) -> Result<Prepared> {
+        let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
+        let mut objective = objective::open(self.weights, self.network.clone(), self.device, &self.processor)?;
+        if self.is_new_network {
+            warm_up(objective.as_mut())?;
+        }
+        let mut style = StyleTarget::new(picture);
+        style.prepare(objective.as_mut(), self.long_side)?;
+        let objective = self.is_new_network.then_some(objective);
+        Ok(Prepared { network: self.network, objective, working_size: self.working_size, style })
+    }
+}
+
+/// Does once and for all what the first iteration would have to do first, and returns how long one takes of an image of
+/// [`WARM_UP_SIZE`]. The style must be set anew.
+pub(super) fn warm_up(objective: &mut dyn Objective) -> Result<Duration> {
+    let (width, height) = WARM_UP_SIZE;
+    let [blank, mut gradient] = [128.0, 0.0].map(|value| Image::filled(width, height, value));
+    let grams = objective.grams(&blank)?;
+    objective.set_style(&grams)?;
+    objective.set_content(&blank)?;
+    let mut evaluate = || {
+        let started = Instant::now();
+        objective.evaluate(&blank, LossWeights { content: 1.0, style: 1.0 }, &mut gradient)?;
+        Ok(started.elapsed())
+    };
+    evaluate()?;
+    evaluate()
+}
+
+/// Width and height, in pixels, of the image that is evaluated to warm up.
+pub const WARM_UP_SIZE: (usize, usize) = (128, 72);
