@@ -215,3 +215,21 @@ fn a_debug_view_changes_only_what_is_shown() {
     assert_eq!(masks[0], Image::filled(WIDTH, HEIGHT, 0.0));
     assert!(masks[1].data().iter().filter(|value| **value > 250.0).count() > masks[1].data().len() / 2);
 }
+
+#[test]
+fn a_first_frame_is_painted_coarse_to_fine() {
+    let photo = style::load("woodcut").unwrap().resized(144, 96).unwrap();
+    let settings = Settings { first_iterations: 1, ..Settings::default() };
+    let [mut free, mut timed] = [(); 2].map(|()| stylizer("nocturne", settings.clone()));
+    let (_, coarse_to_fine) = free.stylize(&photo).unwrap();
+    let (_, fine_only) = timed.stylize_within(&photo, Duration::from_secs(1000)).unwrap();
+    assert_eq!((coarse_to_fine.iterations, fine_only.iterations), (1, 1));
+    // The losses before the only step at the full size.
+    let losses = [coarse_to_fine, fine_only].map(|report| report.losses.style);
+    assert!(losses[0] < 0.95 * losses[1], "{losses:?}");
+    assert!(fine_only.losses.content < 1e-6 && coarse_to_fine.losses.content > 0.01);
+    // What was prepared for smaller sizes serves the next scene as well.
+    free.reset();
+    let again = free.stylize(&photo).unwrap().1;
+    assert_eq!((again.losses, again.style_updates), (coarse_to_fine.losses, coarse_to_fine.style_updates));
+}

@@ -222,7 +222,8 @@ impl Properties {
             count(
                 "first-iterations",
                 "First iterations",
-                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, a discontinuity or new caps",
+                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, a discontinuity or new caps: \
+                 so many at its working size, and without a frame budget as many before at each smaller size",
                 numbers.first_iterations,
             ),
             glib::ParamSpecInt::builder("working-size")

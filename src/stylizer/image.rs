@@ -115,6 +115,21 @@ impl Image {
         self.data.chunks_exact(self.width * self.height)
     }
 
+    /// What is to be added to another image of the same size to get this one: the residual.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        let mut residual = self.clone();
+        residual.data.iter_mut().zip(&other.data).for_each(|(value, other)| *value -= other);
+        residual
+    }
+
+    /// This image with a share of a residual of the same size added, kept within 0 to 255.
+    pub(crate) fn plus(&self, residual: &Self, share: f32) -> Self {
+        let mut image = self.clone();
+        let values = image.data.iter_mut().zip(&residual.data);
+        values.for_each(|(value, residual)| *value = (*value + share * residual).clamp(0.0, 255.0));
+        image
+    }
+
     /// The image at another size: a larger one by cubic interpolation (Catmull and Rom 1974), a smaller one by the
     /// mean of the area that goes into each pixel.
     ///

@@ -3,6 +3,7 @@
 //! One frame in, the same frame painted out.
 
 mod budget;
+mod coarse_to_fine;
 mod debug_view;
 mod image;
 mod optimizer;
@@ -332,7 +333,8 @@ impl Stylizer {
     /// gets the paint of the last one, moved along, if it starts from that. The picture depends on how fast the machine
     /// is.
     ///
-    /// A first frame gets no more time. It is painted roughly, and the frames that follow go on with it.
+    /// A first frame gets no more time, and none at smaller sizes. It is painted roughly, and the frames that follow go on
+    /// with it.
     ///
     /// # Errors
     ///
@@ -359,7 +361,7 @@ impl Stylizer {
         let shown_motion = motion.filter(|_| debug_view.shows_motion()).cloned();
         let is_cut =
             warm_start != WarmStart::None && motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
-        let (start, schedule) = match history {
+        let (start, mut schedule) = match history {
             Some(history) if !is_cut => {
                 let start = history.start(warm_start, &content, motion, &mut self.warper);
                 (start, Schedule::following(&self.settings))
@@ -370,6 +372,13 @@ impl Stylizer {
             }
         };
         let Start { mut image, mut optimizer, trust } = start;
+        // In a given time there is none for smaller sizes: the frames that follow go on with a rough picture.
+        if schedule.is_first()
+            && budget.is_none()
+            && let Some(painted) = self.paint_coarsely(&content)?
+        {
+            (image, schedule) = (painted, Schedule::refining(&self.settings));
+        }
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
         let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
         let (terms, iterations) = if is_painted && budget == Some(Duration::ZERO) {
@@ -455,11 +464,6 @@ fn long_side(frame: (usize, usize), setting: u32) -> usize {
 
 /// Adds the residual to the frame: the detail is the frame's, the paint comes from the working size.
 fn compose(frame: &Image, content: &Image, stylized: &Image, strength: f64) -> Result<Image> {
-    let mut residual = stylized.clone();
-    residual.data_mut().iter_mut().zip(content.data()).for_each(|(value, content)| *value -= content);
-    let mut painted = residual.resized(frame.width(), frame.height())?;
-    for (value, frame) in painted.data_mut().iter_mut().zip(frame.data()) {
-        *value = (frame + strength as f32 * *value).clamp(0.0, 255.0);
-    }
-    Ok(painted)
+    let residual = stylized.minus(content).resized(frame.width(), frame.height())?;
+    Ok(frame.plus(&residual, strength as f32))
 }

@@ -12,6 +12,8 @@ const EPSILON: f32 = 1e-12;
 /// How long the steps of a first frame are when it begins and when it ends, in learning rates.
 const STRIDE: f64 = 2.0;
 const SETTLED: f64 = 0.2;
+/// How long they are in the beginning if broad strokes are there already, which shall stay.
+const REFINING_STRIDE: f64 = 1.0;
 
 /// How long the steps of other frames are where there is no paint yet, in learning rates.
 const FRESH: f32 = 1.5;
@@ -84,23 +86,29 @@ impl Adam {
 pub(super) struct Schedule {
     pub(super) iterations: u32,
     learning_rate: f64,
-    is_first: bool,
+    /// How long the first step of a first frame is, in learning rates; `None` in other frames.
+    stride: Option<f64>,
 }
 
 impl Schedule {
     /// For a frame that follows others: it is never finished, as the next one goes on from it.
     pub(super) fn following(settings: &Settings) -> Self {
-        Self { iterations: settings.iterations, learning_rate: settings.learning_rate, is_first: false }
+        Self { iterations: settings.iterations, learning_rate: settings.learning_rate, stride: None }
     }
 
     /// For a first frame, which starts far from its end: long steps to get there and short ones to settle.
     pub(super) fn first(settings: &Settings) -> Self {
-        Self { iterations: settings.first_iterations, learning_rate: settings.learning_rate, is_first: true }
+        Self { iterations: settings.first_iterations, learning_rate: settings.learning_rate, stride: Some(STRIDE) }
+    }
+
+    /// For a first frame that was painted at a smaller size.
+    pub(super) fn refining(settings: &Settings) -> Self {
+        Self { stride: Some(REFINING_STRIDE), ..Self::first(settings) }
     }
 
     /// Whether it is that of a first frame.
     pub(super) fn is_first(&self) -> bool {
-        self.is_first
+        self.stride.is_some()
     }
 
     /// The length of a step, in levels, for paint of a freshness.
@@ -112,7 +120,7 @@ impl Schedule {
         let learning_rate = self.learning_rate as f32;
         let progress = f64::from(iteration) / f64::from(self.iterations);
         let share = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        let first = self.is_first.then_some((SETTLED + share * (STRIDE - SETTLED)) as f32);
+        let first = self.stride.map(|stride| (SETTLED + share * (stride - SETTLED)) as f32);
         move |freshness| learning_rate * first.unwrap_or(FRESH * freshness)
     }
 }
@@ -128,6 +136,8 @@ mod tests {
         assert_eq!(first.rate(0)(1.0), 16.0);
         assert!((1..100).all(|n| first.rate(n)(1.0) < first.rate(n - 1)(1.0)));
         assert!(first.rate(99)(1.0) < 2.0);
+        assert_eq!(Schedule::refining(&settings).rate(0)(1.0), 8.0);
+        assert!((Schedule::refining(&settings).rate(99)(1.0) - first.rate(99)(1.0)).abs() < 0.1);
         let following = Schedule::following(&settings);
         assert!((following.rate(0)(1.0) - 12.0).abs() < 1e-3);
         assert_eq!(following.rate(3)(0.0), 0.0);

@@ -25,7 +25,8 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Steps for every frame but the first. Range [`Settings::ITERATIONS`].
     pub iterations: u32,
-    /// Steps for the first frame, which has no stylized frame to start from. Range [`Settings::ITERATIONS`].
+    /// Steps for the first frame of a scene, which has no stylized frame to start from: so many at its own size, and as
+    /// many before at each smaller one, from where broad strokes come. Range [`Settings::ITERATIONS`].
     pub first_iterations: u32,
     /// The long side, in pixels, of the image that is optimized; 0, or anything larger than the frame, is the size
     /// of the frame. Range [`Settings::WORKING_SIZES`].
@@ -131,7 +132,7 @@ impl Default for Settings {
             temporal_weight: 30.0,
             learning_rate: 8.0,
             iterations: 3,
-            first_iterations: 60,
+            first_iterations: 36,
             working_size: 0,
             strength: 1.0,
             content_layers: layers(Self::CONTENT_LAYERS),

@@ -15,6 +15,8 @@ pub(super) struct StyleTarget {
     long_side: Option<usize>,
     /// The Gram matrices of the picture.
     grams: Vec<Gram>,
+    /// Those for smaller images, with their long sides, as far as they were wanted.
+    coarse: Vec<(usize, Vec<Gram>)>,
     /// What the objective aimed at before.
     last: Option<Vec<Gram>>,
     /// How far it is on the way from there.
@@ -23,7 +25,7 @@ pub(super) struct StyleTarget {
 
 impl StyleTarget {
     pub(super) fn new(picture: Arc<Image>) -> Self {
-        Self { picture, long_side: None, grams: Vec::new(), last: None, share: 1.0 }
+        Self { picture, long_side: None, grams: Vec::new(), coarse: Vec::new(), last: None, share: 1.0 }
     }
 
     pub(super) fn picture(&self) -> &Arc<Image> {
@@ -37,12 +39,32 @@ impl StyleTarget {
     /// Gives the objective the Gram matrices of the picture, taken as large as an image with this long side. There is
     /// no way from the style before then: what was aimed at there belongs to another objective or size.
     pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
-        let (width, height) = image::fit(self.picture.size(), long_side);
-        let grams = objective.grams(&self.picture.resized(width, height)?)?;
+        let grams = self.grams_for(objective, long_side)?;
         objective.set_style(&grams)?;
         (self.long_side, self.grams) = (Some(long_side), grams);
-        (self.last, self.share) = (None, 1.0);
+        (self.coarse, self.last, self.share) = (Vec::new(), None, 1.0);
         Ok(())
+    }
+
+    /// Lets the objective aim at the picture taken for a smaller image, until [`install`](Self::install).
+    pub(super) fn aim_coarsely(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
+        if let Some((_, grams)) = self.coarse.iter().find(|(side, _)| *side == long_side) {
+            return objective.set_style(grams);
+        }
+        let grams = self.grams_for(objective, long_side)?;
+        objective.set_style(&grams)?;
+        self.coarse.push((long_side, grams));
+        Ok(())
+    }
+
+    /// How large the picture is taken for images with this long side.
+    pub(super) fn size_for(&self, long_side: usize) -> (usize, usize) {
+        image::fit(self.picture.size(), long_side)
+    }
+
+    fn grams_for(&self, objective: &mut dyn Objective, long_side: usize) -> Result<Vec<Gram>> {
+        let (width, height) = self.size_for(long_side);
+        objective.grams(&self.picture.resized(width, height)?)
     }
 
     /// Makes what another target of the same network and long side aims at the beginning of the way.
@@ -50,9 +72,9 @@ impl StyleTarget {
         self.last = (last.long_side == self.long_side).then(|| last.aim());
     }
 
-    /// Gives the objective the Gram matrices that were prepared with another one of the same network.
+    /// Lets the objective, which need not be that of the preparation but of the same network, aim where this has come to.
     pub(super) fn install(&self, objective: &mut dyn Objective) -> Result<()> {
-        objective.set_style(&self.grams)
+        objective.set_style(&self.aim())
     }
 
     /// Lets the objective aim at a share of the way from the last style, 0, to this one, 1, where the way ends. Tells

@@ -69,7 +69,7 @@ impl History {
         warper: &mut Warper,
     ) -> Start {
         let mut trust = None;
-        let mut image = match (warm_start, motion) {
+        let residual = match (warm_start, motion) {
             (WarmStart::None, _) => return Start::from(content.clone()),
             (WarmStart::Previous, _) => {
                 self.optimizer.renew(STANDING);
@@ -84,17 +84,12 @@ impl History {
                 self.residual()
             }
         };
-        for (value, content) in image.data_mut().iter_mut().zip(content.data()) {
-            *value = (*value + content).clamp(0.0, 255.0);
-        }
-        Start { image, optimizer: self.optimizer, trust }
+        Start { image: content.plus(&residual, 1.0), optimizer: self.optimizer, trust }
     }
 
     /// What was painted onto the last frame.
     fn residual(&self) -> Image {
-        let mut residual = self.stylized.clone();
-        residual.data_mut().iter_mut().zip(self.content.data()).for_each(|(value, content)| *value -= content);
-        residual
+        self.stylized.minus(&self.content)
     }
 
     /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments.

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! First frames are painted at smaller sizes first.
+//!
+//! A smaller image takes a fraction of the time, and what the network sees of it at once is a larger part of the
+//! picture: so come the broad strokes, which are then refined from size to size (Gatys, Ecker, Bethge, Hertzmann and
+//! Shechtman 2017, section 7).
+
+use std::iter;
+
+use super::{Adam, Image, Schedule, Stylizer, style_target::StyleTarget};
+use crate::{Result, objective::Network};
+
+/// The long side of the smallest image, at least, in pixels.
+const COARSEST: usize = 64;
+
+impl Stylizer {
+    /// Paints the content at all smaller sizes, the smallest first, and returns it with what was painted scaled up: where
+    /// to start at its own size. `None` if there is no smaller size.
+    pub(super) fn paint_coarsely(&mut self, content: &Image) -> Result<Option<Image>> {
+        let Some(style) = &self.style else { return Ok(None) };
+        let sizes = smaller_sizes(content.size(), &self.settings.network(), style);
+        let mut residual: Option<Image> = None;
+        for &(width, height) in sizes.iter().rev() {
+            let coarse_content = content.resized(width, height)?;
+            let (mut image, schedule) = match residual {
+                None => (coarse_content.clone(), Schedule::first(&self.settings)),
+                Some(residual) => (repaint(&residual, &coarse_content)?, Schedule::refining(&self.settings)),
+            };
+            if let Some(style) = &mut self.style {
+                style.aim_coarsely(self.objective.as_mut(), width.max(height))?;
+            }
+            self.objective.set_content(&coarse_content)?;
+            let mut optimizer = Adam::new(width * height);
+            self.optimize(&mut image, &mut optimizer, None, schedule, |_| true)?;
+            residual = Some(image.minus(&coarse_content));
+        }
+        if let Some(style) = &self.style {
+            style.install(self.objective.as_mut())?;
+        }
+        residual.map(|residual| repaint(&residual, content)).transpose()
+    }
+}
+
+/// Content with what was painted at another size.
+fn repaint(residual: &Image, content: &Image) -> Result<Image> {
+    Ok(content.plus(&residual.resized(content.width(), content.height())?, 1.0))
+}
+
+/// The sizes below this one, each half of the one before, at which the network sees something of content and style.
+fn smaller_sizes(size: (usize, usize), network: &Network, style: &StyleTarget) -> Vec<(usize, usize)> {
+    let halves = iter::successors(Some(size), |(width, height)| Some((width / 2, height / 2))).skip(1);
+    let is_enough = |size: &(usize, usize)| {
+        let long_side = size.0.max(size.1);
+        long_side >= COARSEST
+            && network.check_size("frame", *size).is_ok()
+            && network.check_size("style", style.size_for(long_side)).is_ok()
+    };
+    halves.take_while(is_enough).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::stylizer::Settings;
+
+    #[test]
+    fn sizes_are_halved_while_something_is_left_to_see() {
+        let sizes = |size, style: (usize, usize)| {
+            let style = StyleTarget::new(Arc::new(Image::filled(style.0, style.1, 0.0)));
+            smaller_sizes(size, &Settings::default().network(), &style)
+        };
+        assert_eq!(sizes((320, 181), (640, 480)), [(160, 90), (80, 45)]);
+        assert_eq!(sizes((90, 128), (640, 480)), [(45, 64)]);
+        assert_eq!(sizes((127, 90), (640, 480)), []);
+        assert_eq!(sizes((640, 30), (640, 480)), [(320, 15)]);
+        assert_eq!(sizes((320, 181), (640, 40)), [(160, 90)]);
+    }
+}
