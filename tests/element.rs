@@ -285,7 +285,7 @@ fn gaps_and_doubles_are_painted() {
 #[test]
 fn properties_do_not_wait_for_a_frame() {
     // A frame of some seconds.
-    let mut harness = harness("first-iterations=1000");
+    let mut harness = harness("first-iterations=400");
     let info = info(VideoFormat::Rgbx, 96, 64, 25);
     set_caps(&mut harness, &info);
     let element = element(&harness);

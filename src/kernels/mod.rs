@@ -223,6 +223,15 @@ impl Processor {
         Ok(Self { kind, pool: Arc::new(Pool::new(threads).map_err(Error::Threads)?) })
     }
 
+    /// The same instructions with other threads.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no more threads to give.
+    pub fn with_threads(&self, threads: usize) -> Result<Self> {
+        Self::new(self.kind, threads)
+    }
+
     /// How many threads there are.
     pub fn threads(&self) -> usize {
         self.pool.threads()

@@ -38,16 +38,17 @@ pub struct Prepared {
 }
 
 impl Preparation {
-    /// Computes what is wanted of another picture, or else of the one in use. The threads of the processor are shared
-    /// with the stylizer.
+    /// Computes what is wanted of another picture, or else of the one in use.
     ///
     /// # Errors
     ///
-    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none, or
-    /// if the device runs out of memory.
+    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none,
+    /// [`Error::Threads`] if the system has none to give, or if the device runs out of memory.
     pub fn run(self, picture: Option<Image>) -> Result<Prepared> {
         let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
-        let mut objective = objective::open(self.weights, self.network.clone(), self.device, &self.processor)?;
+        // What is only used here shall not take turns with the frames.
+        let processor = if self.is_new_network { self.processor } else { self.processor.with_threads(1)? };
+        let mut objective = objective::open(self.weights, self.network.clone(), self.device, &processor)?;
         if self.is_new_network {
             warm_up(objective.as_mut())?;
         }
