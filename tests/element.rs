@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element in real pipelines: formats, sizes, timestamps, history, properties, and bad input.
+//! The element frame by frame: formats, sizes, timestamps, history, and properties.
 
 use std::sync::Once;
 
 use gst::prelude::*;
 use gst_video::VideoFormat;
-use gstneuralstyle::{kernels, objective::Precision};
 
 fn init() {
     static INIT: Once = Once::new();
@@ -60,36 +59,6 @@ fn set_caps(harness: &mut gst_check::Harness, info: &gst_video::VideoInfo) {
 
 fn iterations(harness: &gst_check::Harness) -> u32 {
     element(harness).property::<gst::Structure>("stats").get("iterations").unwrap()
-}
-
-/// Runs a pipeline to its end and returns the error it stopped with, if any, and the warnings on the way.
-fn run(description: &str) -> (Option<String>, Vec<String>) {
-    init();
-    let pipeline = gst::parse::launch(description).unwrap();
-    let bus = pipeline.bus().unwrap();
-    // A failing change of state is on the bus too.
-    let _ = pipeline.set_state(gst::State::Playing);
-    let mut warnings = Vec::new();
-    let mut outcome = None;
-    for message in bus.iter_timed(gst::ClockTime::from_seconds(120)) {
-        match message.view() {
-            gst::MessageView::Eos(_) => break,
-            gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
-            gst::MessageView::Error(error) => {
-                outcome = Some(error.error().to_string());
-                break;
-            }
-            _ => (),
-        }
-    }
-    pipeline.set_state(gst::State::Null).unwrap();
-    (outcome, warnings)
-}
-
-fn error_of(properties: &str) -> String {
-    let source = "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=32,height=24";
-    let (error, _) = run(&format!("{source} ! neuralstyle iterations=1 first-iterations=1 {properties} ! fakesink"));
-    error.unwrap_or_else(|| panic!("{properties} is accepted"))
 }
 
 #[test]
@@ -471,120 +440,6 @@ fn the_same_frames_come_out_of_any_number_of_threads() {
     let one = painted(1);
     assert_eq!(one, painted(2));
     assert_eq!(one, painted(3));
-}
-
-#[test]
-fn bad_input_stops_the_pipeline_with_its_own_error() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &[u8]| {
-        let path = directory.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let text = file("text.png", b"this is no picture");
-    let dot = directory.path().join("dot.png");
-    image::RgbImage::new(1, 1).save(&dot).unwrap();
-    let mut cases = vec![
-        (format!("style={}/none.png", directory.path().display()), vec!["none.png", "nocturne"]),
-        (format!("style={text}"), vec!["text.png", "PNG"]),
-        (format!("style={}", dot.display()), vec!["dot.png", "1x1", "16x16"]),
-        (format!("weights={}/none.safetensors", directory.path().display()), vec!["none.safetensors"]),
-        (format!("weights={text}"), vec!["text.png", "safetensors"]),
-        ("style-layers=relu1_1,relu7_7".to_owned(), vec!["\"relu7_7\""]),
-        ("content-layers=relu5_1".to_owned(), vec!["content-layers", "relu5_1", "relu4_3"]),
-        ("working-size=9".to_owned(), vec!["working-size is 9"]),
-        ("device=tpu".to_owned(), vec!["\"tpu\"", "cuda"]),
-    ];
-    if kernels::available().all(|kind| kind.precision() != Precision::Bf16) {
-        cases.push(("precision=bf16".to_owned(), vec!["precision is bf16", "auto or f32", "AMX"]));
-    }
-    for (properties, mentioned) in cases {
-        let error = error_of(&properties);
-        assert!(mentioned.iter().all(|word| error.contains(word)), "{properties}: {error}");
-    }
-    // As small as it gets at a working size: 16x1.
-    let (error, _) =
-        run("videotestsrc num-buffers=1 ! video/x-raw,width=640,height=24 ! neuralstyle working-size=16 ! fakesink");
-    let error = error.unwrap();
-    assert!(error.contains("16x1") && error.contains("relu4_3"), "{error}");
-}
-
-#[test]
-fn frames_smaller_than_sixteen_pixels_are_not_negotiated() {
-    init();
-    for size in ["width=15,height=16", "width=16,height=15"] {
-        let description = format!("videotestsrc ! capsfilter caps=video/x-raw,{size} ! neuralstyle ! fakesink");
-        assert!(gst::parse::launch(&description).is_err(), "{size}");
-    }
-}
-
-#[test]
-fn odd_streams_reach_their_end() {
-    for description in [
-        // Caps that change in mid-stream.
-        format!(
-            "concat name=c ! neuralstyle {QUICK} ! fakesink \
-             videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=32,height=24 ! c. \
-             videotestsrc num-buffers=2 ! video/x-raw,format=RGBA,width=17,height=31 ! c."
-        ),
-        // The end before the first frame.
-        format!("videotestsrc num-buffers=0 ! neuralstyle {QUICK} ! fakesink"),
-        // A still.
-        format!(
-            "videotestsrc num-buffers=1 ! video/x-raw,format=BGR,width=16,height=16,framerate=0/1 \
-             ! neuralstyle {QUICK} ! fakesink"
-        ),
-        // A sink that is in a hurry loses nothing either.
-        format!("videotestsrc num-buffers=5 ! neuralstyle {QUICK} working-size=32 ! fakesink sync=true qos=true"),
-    ] {
-        assert_eq!(run(&description), (None, vec![]), "{description}");
-    }
-}
-
-#[test]
-fn no_frame_is_lost_or_doubled() {
-    init();
-    let pipeline = gst::parse::launch(&format!(
-        "videotestsrc num-buffers=12 pattern=ball ! video/x-raw,width=32,height=24,framerate=200/1 \
-         ! neuralstyle {QUICK} ! fakesink name=sink sync=true qos=true"
-    ))
-    .unwrap();
-    let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("sink").unwrap();
-    let frames = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = frames.clone();
-    sink.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        seen.lock().unwrap().push(info.buffer().unwrap().pts().unwrap());
-        gst::PadProbeReturn::Ok
-    });
-    pipeline.set_state(gst::State::Playing).unwrap();
-    pipeline.bus().unwrap().timed_pop_filtered(None, &[gst::MessageType::Eos, gst::MessageType::Error]).unwrap();
-    pipeline.set_state(gst::State::Null).unwrap();
-    let expected: Vec<_> = (0..12).map(|n| gst::ClockTime::from_mseconds(5 * n)).collect();
-    assert_eq!(*frames.lock().unwrap(), expected);
-}
-
-#[test]
-fn it_can_be_sought_stopped_and_started_again() {
-    init();
-    let pipeline = gst::parse::launch(&format!(
-        "videotestsrc num-buffers=20 ! video/x-raw,width=32,height=24,framerate=25/1 ! neuralstyle {QUICK} ! fakesink"
-    ))
-    .unwrap();
-    let finish = || {
-        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-        pipeline.bus().unwrap().timed_pop_filtered(None, &ends).unwrap().type_()
-    };
-    pipeline.set_state(gst::State::Paused).unwrap();
-    pipeline.state(None).0.unwrap();
-    pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_mseconds(200)).unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
-    assert_eq!(finish(), gst::MessageType::Eos);
-    for _ in 0..2 {
-        pipeline.set_state(gst::State::Null).unwrap();
-        pipeline.set_state(gst::State::Playing).unwrap();
-        assert_eq!(finish(), gst::MessageType::Eos);
-    }
-    pipeline.set_state(gst::State::Null).unwrap();
 }
 
 #[test]
