@@ -253,7 +253,11 @@ fn gaps_and_doubles_are_painted() {
 
 #[test]
 fn properties_do_not_wait_for_a_frame() {
-    // A frame of some seconds.
+    // Once is enough: on a busy machine the frame may be done before.
+    assert!((0..5).any(|_| are_properties_done_before_a_frame()));
+}
+
+fn are_properties_done_before_a_frame() -> bool {
     let mut harness = harness("first-iterations=400");
     let info = info(VideoFormat::Rgbx, 96, 64, 25);
     set_caps(&mut harness, &info);
@@ -271,8 +275,9 @@ fn properties_do_not_wait_for_a_frame() {
             element.set_property_from_value(property.name(), &value);
         }
     }
-    assert!(!painting.is_finished());
+    let is_first = !painting.is_finished();
     painting.join().unwrap();
+    is_first
 }
 
 #[test]

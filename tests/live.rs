@@ -101,8 +101,9 @@ fn live_styles_change_while_frames_go_on() {
     wait_for(&pipeline, "style-updates", |updates| updates == 2);
     painter.set_property("style", "/no/such/picture.png");
     let bus = pipeline.bus().unwrap();
-    let warning = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Warning, gst::MessageType::Error]).unwrap();
-    assert_eq!(warning.type_(), gst::MessageType::Warning, "{warning:?}");
+    let message = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Warning, gst::MessageType::Error]).unwrap();
+    let gst::MessageView::Warning(warning) = message.view() else { panic!("{message:?}") };
+    assert!(warning.error().message().contains("/no/such/picture.png"), "{message:?}");
     assert_eq!(number(&wait(&pipeline, gst::MessageType::Element), "style-updates"), 2);
     // The next one is not held up by that.
     painter.set_property("style", "woodcut");
@@ -125,9 +126,9 @@ fn live_layers_and_sizes_change_while_frames_go_on() {
 #[test]
 fn a_working_size_that_fits_the_machine_is_for_live_frames() {
     let frames = "width=320,height=180,framerate=20/1";
-    let (pipeline, first) = play_frames(frames, "videotestsrc is-live=true", "working-size=-1");
-    let size = number(&first, "working-size");
-    assert!([64, 96, 128, 160, 192, 256, 320].contains(&size), "{size}");
+    let (pipeline, first) = play_frames(frames, "videotestsrc is-live=true", "working-size=-1 frame-budget=1");
+    // No machine is that fast.
+    assert_eq!(number(&first, "working-size"), 64);
     let caps = pipeline.by_name("painter").unwrap().static_pad("src").unwrap().current_caps().unwrap();
     let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
     assert_eq!((info.width(), info.height()), (320, 180));
@@ -141,8 +142,9 @@ fn a_working_size_that_fits_the_machine_is_for_live_frames() {
 
 #[test]
 fn late_frames_are_told_of() {
-    // No frame is painted in a nanosecond.
-    let (pipeline, _) = play("videotestsrc is-live=true", "frame-budget=1");
+    // No frame is painted in a nanosecond, and the next one is always there.
+    let frames = "width=48,height=32,framerate=1000/1";
+    let (pipeline, _) = play_frames(frames, "videotestsrc is-live=true", "frame-budget=1");
     let message = wait(&pipeline, gst::MessageType::Qos);
     let gst::MessageView::Qos(qos) = message.view() else { unreachable!() };
     assert_eq!(qos.src().unwrap().name(), "painter");

@@ -18,7 +18,7 @@ use gst::{glib, prelude::*};
 use gstneuralstyle::style;
 use serde_json::json;
 
-use crate::{Result, properties, rss_mb};
+use crate::{PATIENCE, Result, properties, rss_mb};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -35,7 +35,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 720)]
     height: u32,
     /// Frames a second.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// How often the style changes in a minute.
     #[arg(long, default_value_t = 0)]
@@ -95,7 +95,8 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         }
         None => None,
     };
-    let watched = watch_bus(&pipeline, &painter, arguments);
+    let has_begun = || seen.lock().is_ok_and(|seen| !seen.iterations.is_empty());
+    let watched = watch_bus(&pipeline, &painter, arguments, has_begun);
     stop.store(true, Ordering::Relaxed);
     pipeline.set_state(gst::State::Null)?;
     if let Some(pusher) = pusher {
@@ -179,8 +180,13 @@ struct Watched {
     late_messages: u64,
 }
 
-/// Waits while the pipeline plays.
-fn watch_bus(pipeline: &gst::Pipeline, painter: &gst::Element, arguments: &Arguments) -> Result<Watched> {
+/// Waits while the pipeline plays, and on a busy machine for its first frame.
+fn watch_bus(
+    pipeline: &gst::Pipeline,
+    painter: &gst::Element,
+    arguments: &Arguments,
+    has_begun: impl Fn() -> bool,
+) -> Result<Watched> {
     let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
     let duration = Duration::from_secs(arguments.seconds);
     let names: Vec<_> = style::built_in_names().collect();
@@ -188,7 +194,7 @@ fn watch_bus(pipeline: &gst::Pipeline, painter: &gst::Element, arguments: &Argum
     let (started, mut changes) = (Instant::now(), 0);
     let settled = MEMORY_SETTLES.min(duration / 2);
     let mut watched = Watched { settled_mb: None, last_mb: None, late_messages: 0 };
-    while started.elapsed() < duration {
+    while started.elapsed() < duration || (started.elapsed() < PATIENCE && !has_begun()) {
         if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
             match message.view() {
                 gst::MessageView::Error(error) => return Err(error.error().to_string().into()),

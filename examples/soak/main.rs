@@ -8,11 +8,14 @@ mod live;
 #[path = "../stylize/properties.rs"]
 mod properties;
 
-use std::{error::Error, fs};
+use std::{error::Error, fs, time::Duration};
 
 use clap::{Parser, Subcommand};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// How long nothing may come out while it plays before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(about = "Runs the element for long and prints what came of it as one line of JSON")]

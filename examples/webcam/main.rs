@@ -7,7 +7,7 @@ mod properties;
 
 use std::{
     error::Error,
-    io,
+    io, iter,
     path::Path,
     sync::mpsc,
     thread,
@@ -85,7 +85,7 @@ fn describe(args: &Args) -> Result<String> {
         file => {
             let uri = glib::filename_to_uri(std::path::absolute(Path::new(file))?, None)?;
             // A file is not live, but is shown in real time.
-            (format!("uridecodebin uri={uri}"), 1_000_000_000 / i64::from(rate.max(1)))
+            (format!("uridecodebin uri={uri} ! videoconvert ! clocksync"), 1_000_000_000 / i64::from(rate.max(1)))
         }
     };
     let sink = match args.to.as_str() {
@@ -148,7 +148,9 @@ struct Studio {
 impl Studio {
     fn new(painter: gst::Element, text: gst::Element, mut styles: Vec<String>) -> Self {
         if styles.is_empty() {
-            styles = style::built_in_names().map(str::to_owned).collect();
+            let own: String = painter.property("style");
+            let others = style::built_in_names().filter(|name| *name != own).map(str::to_owned).collect::<Vec<_>>();
+            styles = iter::once(own).chain(others).collect();
         }
         painter.set_property("style", &styles[0]);
         Self { painter, text, styles, style: 0, last: None }

@@ -51,12 +51,14 @@ const FORMATS: [VideoFormat; 10] = [
     VideoFormat::Abgr,
 ];
 const SMALLEST_SIDE: i32 = 16;
+
 #[derive(Default)]
 pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
     pace: Mutex<Pace>,
-    /// Locked while a frame is computed. Only the streaming thread takes it, and start and stop, when that is idle.
+    /// Locked while a frame is computed. Only what goes along with the stream takes it, and start
+    /// and stop.
     painter: Mutex<Option<Painter>>,
 }
 
@@ -103,16 +105,17 @@ impl NeuralStyle {
 
     /// The time that is left for the frame of this running time out of a budget.
     fn time_left(&self, running_time: Option<gst::ClockTime>, budget: Duration, most_late: u32) -> Duration {
-        lock(&self.pace).time_left(running_time, self.obj().current_running_time(), budget, most_late)
+        let now = self.obj().current_running_time();
+        lock(&self.pace).time_left(running_time, now, budget, most_late)
     }
 
     /// Counts frames, and posts a QoS message for one that was too late to be painted.
     fn tell_lateness(&self, buffer: &gst::BufferRef, running_time: Option<gst::ClockTime>, is_painted: bool) {
         let lateness = lock(&self.pace).count(is_painted);
-        let Some(Lateness { jitter, proportion, processed, dropped }) = lateness else { return };
+        let Some(Lateness { is_live, jitter, proportion, processed, dropped }) = lateness else { return };
         let segment = self.obj().segment();
         let stream_time = segment.downcast_ref::<gst::ClockTime>().and_then(|it| it.to_stream_time(buffer.pts()));
-        let message = gst::message::Qos::builder(true)
+        let message = gst::message::Qos::builder(is_live)
             .running_time(running_time)
             .stream_time(stream_time)
             .timestamp(buffer.pts())

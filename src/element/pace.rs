@@ -33,6 +33,8 @@ pub struct Pace {
 /// What a QoS message says of a late frame.
 #[derive(Debug, PartialEq)]
 pub struct Lateness {
+    /// Whether the source is live.
+    pub is_live: bool,
     /// How far behind its time it was, in nanoseconds.
     pub jitter: i64,
     /// How much faster than they do frames should come, by the sink.
@@ -113,7 +115,8 @@ impl Pace {
         let counter = if is_painted { &mut self.painted } else { &mut self.unpainted };
         *counter += 1;
         let Self { jitter, proportion, painted, unpainted, .. } = *self;
-        (!is_painted).then_some(Lateness { jitter, proportion, processed: painted, dropped: unpainted })
+        let is_live = self.upstream.is_some();
+        (!is_painted).then_some(Lateness { is_live, jitter, proportion, processed: painted, dropped: unpainted })
     }
 
     /// Learns from a QoS event how far a frame was before (negative) or behind its time at the sink.
@@ -201,7 +204,7 @@ mod tests {
         pace.observe(None, 0, 1.25);
         pace.time_left(Some(MS(400)), Some(MS(448)), Duration::from_millis(40), 2);
         assert_eq!(pace.count(true), None);
-        let lateness = Lateness { jitter: 3_000_000, proportion: 1.25, processed: 1, dropped: 1 };
+        let lateness = Lateness { is_live: true, jitter: 3_000_000, proportion: 1.25, processed: 1, dropped: 1 };
         assert_eq!(pace.count(false), Some(lateness));
     }
 }

@@ -143,7 +143,9 @@ impl Painter {
             Some(budget) => {
                 let shortest_side = self.wanted.network().deepest().map_or(1, Layer::shortest_side);
                 let new = || SizeChooser::new(self.iteration, budget, size, shortest_side);
-                self.wanted.working_size = self.chooser.get_or_insert_with(new).size();
+                let size = self.chooser.get_or_insert_with(new).size();
+                // Of a narrow style too little would be left.
+                self.wanted.working_size = size.max(self.stylizer.least_working_size(&self.wanted));
             }
             None => {
                 self.chooser = None;
@@ -171,17 +173,15 @@ impl Painter {
 
     /// Changes at once what can be changed within a frame, and the rest when it is prepared.
     fn change_beside(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
-        if let Some(job) = self.job.take_if(|job| job.is_finished()) {
+        let finished = self.job.take_if(|job| job.is_finished());
+        // A style that nobody wants any more is not shown.
+        if let Some(job) = finished.filter(|job| job.style == self.wanted_style) {
             let style = job.style.clone();
             match job.finish().and_then(|prepared| self.stylizer.install(prepared)) {
                 Ok(true) if style != self.style => self.begin_transition(style, running_time),
                 // What does not fit any more is prepared again.
                 Ok(_) => {}
-                Err(error) if style != self.style => {
-                    if style == self.wanted_style {
-                        self.keep_style(&error, warn);
-                    }
-                }
+                Err(error) if style != self.style => self.keep_style(&error, warn),
                 Err(error) => self.keep_settings(&error, warn),
             }
         }

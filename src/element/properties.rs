@@ -181,7 +181,10 @@ impl Properties {
             text("style", "Style", &style_blurb, Some(&default.style), Use::AnyTime),
             glib::ParamSpecUInt::builder("style-transition")
                 .nick("Style transition")
-                .blurb("How long the old style takes to become the new one when it changes, in milliseconds of the stream")
+                .blurb(
+                    "How long the old style takes to become the new one when it changes, in milliseconds of the \
+                     stream",
+                )
                 .default_value(default.style_transition)
                 .mutable_playing()
                 .build(),
@@ -211,7 +214,10 @@ impl Properties {
             ),
             glib::ParamSpecDouble::builder("learning-rate")
                 .nick("Learning rate")
-                .blurb("Length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, old paint shorter ones")
+                .blurb(
+                    "Length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, \
+                     old paint shorter ones",
+                )
                 .minimum(*Settings::LEARNING_RATES.start())
                 .maximum(*Settings::LEARNING_RATES.end())
                 .default_value(numbers.learning_rate)
@@ -222,8 +228,9 @@ impl Properties {
             count(
                 "first-iterations",
                 "First iterations",
-                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, a discontinuity or new caps: \
-                 so many at its working size, and without a frame budget as many before at each smaller size",
+                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, new caps or, without \
+                 a frame budget, a discontinuity: so many at its working size, and without a budget as many before at \
+                 each smaller size",
                 numbers.first_iterations,
             ),
             glib::ParamSpecInt::builder("working-size")
@@ -241,10 +248,10 @@ impl Properties {
             glib::ParamSpecInt64::builder("frame-budget")
                 .nick("Frame budget")
                 .blurb(
-                    "Time for a frame in nanoseconds: it takes as many iterations as fit, at least one and at most \
-                     those of the property iterations, or of first-iterations in a first frame. 0 is off, for a fixed \
-                     number; -1 is the duration of a frame with a live source, by its caps or else 40 ms, and off with \
-                     any other",
+                    "Time for a frame in nanoseconds: it takes as many iterations as fit, at least one unless it is late \
+                     (see max-late-frames), and at most those of the property iterations, or of first-iterations in a \
+                     first frame. 0 is off, for a fixed number; -1 is the duration of a frame with a live source, by \
+                     its caps or else 40 ms, and off with any other",
                 )
                 .minimum(LIVE_FRAME)
                 .default_value(default.frame_budget)
@@ -347,8 +354,9 @@ impl Properties {
                 .nick("Statistics")
                 .blurb(
                     "Of the last frame: frame, its number from 0; scene, that of its scene; working-size, the long side at \
-                     which it was optimized; iterations; the losses content, style, total-variation and temporal; loss, their weighted sum; milliseconds; style-updates, how often the \
-                     Gram matrices of the style were computed since the start. No fields before the first frame",
+                     which it was optimized; iterations, those at that size; the losses content, style, total-variation \
+                     and temporal; loss, their weighted sum; milliseconds; style-updates, how often the Gram matrices \
+                     of the style were computed for the working size since the start. No fields before the first frame",
                 )
                 .read_only()
                 .build(),

@@ -22,10 +22,9 @@ impl Costs {
         elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
     }
 
-    /// How long a frame that took so long would have taken with one iteration.
-    pub(super) fn least_duration(&self, duration: Duration, iterations: u32) -> Duration {
-        let iteration = Duration::from_secs_f64(self.iteration.seconds);
-        (duration + iteration).saturating_sub(iteration.saturating_mul(iterations))
+    /// How long a frame that took so long, `iterating` of it with iterations, would have taken with one iteration.
+    pub(super) fn least_duration(&self, duration: Duration, iterating: Duration) -> Duration {
+        duration.saturating_sub(iterating) + Duration::from_secs_f64(self.iteration.seconds)
     }
 
     pub(super) fn iteration_took(&mut self, duration: Duration) {
@@ -74,8 +73,8 @@ mod tests {
     fn the_least_a_frame_takes_is_one_iteration() {
         let mut costs = Costs::default();
         costs.iteration_took(MS(10));
-        for (duration, iterations) in [(5, 0), (15, 1), (35, 3)] {
-            assert_eq!(costs.least_duration(MS(duration), iterations), MS(15), "{iterations}");
+        for (duration, iterating) in [(5, 0), (15, 10), (20, 15), (35, 30)] {
+            assert_eq!(costs.least_duration(MS(duration), MS(iterating)), MS(15), "{iterating}");
         }
     }
 

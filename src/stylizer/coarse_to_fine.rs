@@ -15,11 +15,22 @@ use crate::{Result, objective::Network};
 const COARSEST: usize = 64;
 
 impl Stylizer {
-    /// Paints the content at all smaller sizes, the smallest first, and returns it with what was painted scaled up: where
-    /// to start at its own size. `None` if there is no smaller size.
+    /// Paints the content at all smaller sizes, the smallest first, and returns it with what was painted scaled up:
+    /// where to start at its own size. `None` if there is no smaller size. They show the style alone, also while the
+    /// last one crosses into it.
     pub(super) fn paint_coarsely(&mut self, content: &Image) -> Result<Option<Image>> {
         let Some(style) = &self.style else { return Ok(None) };
         let sizes = smaller_sizes(content.size(), &self.settings.network(), style);
+        let residual = self.paint_at(&sizes, content);
+        // Also after an error: what comes next has another size.
+        if let Some(style) = &self.style {
+            style.install(self.objective.as_mut())?;
+        }
+        residual?.map(|residual| repaint(&residual, content)).transpose()
+    }
+
+    /// Paints the content at these sizes, the last one first, and returns the residual of the first.
+    fn paint_at(&mut self, sizes: &[(usize, usize)], content: &Image) -> Result<Option<Image>> {
         let mut residual: Option<Image> = None;
         for &(width, height) in sizes.iter().rev() {
             let coarse_content = content.resized(width, height)?;
@@ -35,10 +46,7 @@ impl Stylizer {
             self.optimize(&mut image, &mut optimizer, None, schedule, |_| true)?;
             residual = Some(image.minus(&coarse_content));
         }
-        if let Some(style) = &self.style {
-            style.install(self.objective.as_mut())?;
-        }
-        residual.map(|residual| repaint(&residual, content)).transpose()
+        Ok(residual)
     }
 }
 
@@ -53,6 +61,7 @@ fn smaller_sizes(size: (usize, usize), network: &Network, style: &StyleTarget) -
     let is_enough = |size: &(usize, usize)| {
         let long_side = size.0.max(size.1);
         long_side >= COARSEST
+            && size.0.min(size.1) > 0
             && network.check_size("frame", *size).is_ok()
             && network.check_size("style", style.size_for(long_side)).is_ok()
     };

@@ -30,8 +30,8 @@ impl DebugView {
         matches!(self, Self::Flow | Self::Mask)
     }
 
-    /// The picture at the working size; `None` for the painted frame itself. A frame without motion, because it is a
-    /// first one, is black.
+    /// The picture at the working size; `None` for the painted frame itself. A frame without motion, because nothing
+    /// came before it, is black.
     pub(super) fn picture(self, motion: Option<&Motion>, content: &Image, stylized: &Image) -> Option<Image> {
         let black = || Image::filled(content.width(), content.height(), 0.0);
         match self {

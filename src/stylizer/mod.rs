@@ -87,7 +87,7 @@ pub struct Report {
     pub scene: u64,
     /// The long side, in pixels, at which it was optimized.
     pub working_size: usize,
-    /// How many steps were taken.
+    /// How many steps were taken at the working size.
     pub iterations: u32,
     /// The losses before the last step. They and the numbers below are 0 if there was none.
     pub losses: Losses,
@@ -101,7 +101,7 @@ pub struct Report {
     pub duration: Duration,
     /// How long it would have taken with one iteration, as far as the time of an iteration is known.
     pub least_duration: Duration,
-    /// How often Gram matrices of the style were computed since the stylizer was made.
+    /// How often Gram matrices of the style were computed for the working size since the stylizer was made.
     pub style_updates: u64,
 }
 
@@ -196,6 +196,17 @@ impl Stylizer {
         self.style = Some(style);
         self.renew_paint();
         Ok(())
+    }
+
+    /// The least working size at which the deepest layer of these settings has something left of the style; 0 if there is
+    /// no style or no layer.
+    pub fn least_working_size(&self, settings: &Settings) -> u32 {
+        let deepest = settings.network().deepest();
+        let size = self.style.as_ref().zip(deepest).map_or(0, |(style, deepest)| {
+            let (width, height) = style.picture().size();
+            (deepest.shortest_side() * width.max(height)).div_ceil(width.min(height))
+        });
+        u32::try_from(size).unwrap_or(u32::MAX)
     }
 
     /// Lets the style be, from the next frame on, this share of the way from that before the last
@@ -381,12 +392,14 @@ impl Stylizer {
         }
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
         let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
-        let (terms, iterations) = if is_painted && budget == Some(Duration::ZERO) {
-            (Terms::default(), 0)
+        let (terms, iterations, iterating) = if is_painted && budget == Some(Duration::ZERO) {
+            (Terms::default(), 0, Duration::ZERO)
         } else {
             self.objective.set_content(&content)?;
             let has_time = |costs: &Costs| budget.is_none_or(|budget| costs.allow_iteration(started.elapsed(), budget));
-            self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?
+            let prepared = Instant::now();
+            let (terms, iterations) = self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?;
+            (terms, iterations, prepared.elapsed())
         };
         let optimized = Instant::now();
         let painted = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
@@ -410,7 +423,7 @@ impl Stylizer {
                 + settings.tv_weight * terms.total_variation
                 + settings.temporal_weight * terms.temporal,
             duration: started.elapsed(),
-            least_duration: self.costs.least_duration(started.elapsed(), iterations),
+            least_duration: self.costs.least_duration(started.elapsed(), iterating),
             style_updates: self.style_updates,
         };
         self.frames += 1;
