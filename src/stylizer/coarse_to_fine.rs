@@ -52,7 +52,7 @@ impl Stylizer {
 
 /// Content with what was painted at another size.
 fn repaint(residual: &Image, content: &Image) -> Result<Image> {
-    Ok(content.plus(&residual.resized(content.width(), content.height())?, 1.0))
+    Ok(residual.resized(content.width(), content.height())?.on(content, 1.0))
 }
 
 /// The sizes below this one, each half of the one before, at which the network sees something of content and style.

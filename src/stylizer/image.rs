@@ -122,12 +122,11 @@ impl Image {
         residual
     }
 
-    /// This image with a share of a residual of the same size added, kept within 0 to 255.
-    pub(crate) fn plus(&self, residual: &Self, share: f32) -> Self {
-        let mut image = self.clone();
-        let values = image.data.iter_mut().zip(&residual.data);
-        values.for_each(|(value, residual)| *value = (*value + share * residual).clamp(0.0, 255.0));
-        image
+    /// A share of this residual on an image of the same size, kept within 0 to 255.
+    pub(crate) fn on(mut self, image: &Self, share: f32) -> Self {
+        let values = self.data.iter_mut().zip(&image.data);
+        values.for_each(|(value, image)| *value = (image + share * *value).clamp(0.0, 255.0));
+        self
     }
 
     /// The image at another size: a larger one by cubic interpolation (Catmull and Rom 1974), a smaller one by the
@@ -144,21 +143,24 @@ impl Image {
             let (from_width, from_height) = self.size();
             Error::Resize(format!("{from_width}x{from_height} to {width}x{height}: {error}"))
         };
+        if [self.width, self.height, width, height].contains(&0) {
+            return Err(failed(&"there is nothing of an empty image"));
+        }
         let side = |n: usize| u32::try_from(n).map_err(|error| failed(&error));
         let smaller = width * height < self.width * self.height;
         let filter = if smaller { fir::FilterType::Box } else { fir::FilterType::CatmullRom };
         let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter));
         let mut resizer = fir::Resizer::new();
-        let mut data = Vec::with_capacity(3 * width * height);
-        for plane in self.planes() {
-            let pixels = plane.iter().map(|&value| fir::pixels::F32::new(value)).collect();
-            let source = fir::images::TypedImage::from_pixels(side(self.width)?, side(self.height)?, pixels)
+        let mut image = Self::filled(width, height, 0.0);
+        for (from, to) in self.planes().zip(image.data.chunks_exact_mut(width * height)) {
+            let (from, to) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+            let source = fir::images::ImageRef::new(side(self.width)?, side(self.height)?, from, fir::PixelType::F32)
                 .map_err(|error| failed(&error))?;
-            let mut target = fir::images::TypedImage::new(side(width)?, side(height)?);
-            resizer.resize_typed(&source, &mut target, &options).map_err(|error| failed(&error))?;
-            data.extend(target.pixels().iter().map(|pixel| pixel.0));
+            let mut target = fir::images::Image::from_slice_u8(side(width)?, side(height)?, to, fir::PixelType::F32)
+                .map_err(|error| failed(&error))?;
+            resizer.resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
         }
-        Self::from_planes(width, height, data)
+        Ok(image)
     }
 }
 
@@ -222,6 +224,14 @@ mod tests {
         let half = image.resized(16, 8).unwrap();
         for (value, expected) in half.data()[4..12].iter().zip(&ramp(16, 8, 8.0)[4..12]) {
             assert!((value - expected).abs() < 1e-3, "{value} {expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_of_empty_images() {
+        for ((width, height), to) in [((4, 4), (0, 3)), ((4, 4), (3, 0)), ((0, 4), (3, 3))] {
+            let message = Image::filled(width, height, 0.0).resized(to.0, to.1).unwrap_err().to_string();
+            assert!(message.contains(&format!("{width}x{height} to {}x{}", to.0, to.1)), "{message}");
         }
     }
 

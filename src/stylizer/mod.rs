@@ -478,5 +478,5 @@ fn long_side(frame: (usize, usize), setting: u32) -> usize {
 /// Adds the residual to the frame: the detail is the frame's, the paint comes from the working size.
 fn compose(frame: &Image, content: &Image, stylized: &Image, strength: f64) -> Result<Image> {
     let residual = stylized.minus(content).resized(frame.width(), frame.height())?;
-    Ok(frame.plus(&residual, strength as f32))
+    Ok(residual.on(frame, strength as f32))
 }

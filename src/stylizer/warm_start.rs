@@ -84,7 +84,7 @@ impl History {
                 self.residual()
             }
         };
-        Start { image: content.plus(&residual, 1.0), optimizer: self.optimizer, trust }
+        Start { image: residual.on(content, 1.0), optimizer: self.optimizer, trust }
     }
 
     /// What was painted onto the last frame.
