@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Each kernel at the shapes that an image of 256x256 has in VGG, one iteration at that size, and one frame of 320x180.
+//! Each kernel at the shapes that an image of 256x256 has in VGG, and one iteration at that size.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,9 +11,8 @@ use gstneuralstyle::{
         self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, Lanes,
         Shape,
     },
-    objective::{Device, FusedObjective, LossWeights, Network, Objective, Pooling},
-    style,
-    stylizer::{Image, Settings, Stylizer},
+    objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
+    stylizer::Image,
     vgg::{Convolution, Layer, Vgg, parse_layers},
 };
 
@@ -185,23 +184,4 @@ fn iteration(bencher: Bencher, kind: Kind) {
     let (image, mut gradient) = (image(1), image(1));
     let weights = LossWeights { content: 1.0, style: 10.0 };
     bencher.bench_local(|| objective.evaluate(&image, weights, &mut gradient).unwrap());
-}
-
-#[divan::bench(args = kinds())]
-fn frame(bencher: Bencher, kind: Kind) {
-    let settings = Settings { iterations: 1, first_iterations: 1, ..Settings::default() };
-    let processor = Processor::new(kind, 0).unwrap();
-    let mut stylizer = Stylizer::new(VGG.clone(), Device::Cpu, processor, settings).unwrap();
-    let picture = style::load("woodcut").unwrap();
-    let mut frames = [0, 2].map(|shift| film(&picture, shift)).into_iter().cycle();
-    stylizer.set_style(picture).unwrap();
-    stylizer.stylize(&frames.next().unwrap()).unwrap();
-    bencher.with_inputs(|| frames.next().unwrap()).bench_local_values(|frame| stylizer.stylize(&frame).unwrap());
-}
-
-/// A frame of 320x180 that shows a part of a picture, some pixels further right.
-fn film(picture: &Image, shift: usize) -> Image {
-    let picture = picture.resized(336, 180).unwrap();
-    let rows = picture.data().chunks_exact(336).flat_map(|row| row[shift..shift + 320].to_vec());
-    Image::from_planes(320, 180, rows.collect()).unwrap()
 }

@@ -23,9 +23,10 @@ use gstneuralstyle::{
     NeuralStyle, Processor,
     motion::{Motion, MotionEstimator},
     objective::{self, Device, LossWeights, Precision},
-    stylizer::{Adam, Image, PackedFormat, Settings},
+    stylizer::{Adam, Frame, Image, PackedFormat, Settings},
     vgg::Vgg,
 };
+use image::RgbImage;
 use serde_json::json;
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
@@ -129,16 +130,13 @@ fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) 
     std::fs::create_dir_all(out)?;
 
     let (mut times, mut iterations) = (Vec::new(), 0);
-    let mut stylize = |frame: Image| -> Result<()> {
+    let mut stylize = |mut picture: RgbImage| -> Result<()> {
+        let mut frame = frame(&mut picture)?;
         let started = Instant::now();
-        let (painted, report) = stylizer.stylize(&frame)?;
+        let report = stylizer.stylize(&mut frame)?;
         times.push(started.elapsed());
         iterations += u64::from(report.iterations);
-        let (width, height) = painted.size();
-        let mut bytes = vec![0; 3 * width * height];
-        painted.write_packed(&mut bytes, 3 * width, PackedFormat::RGB)?;
-        let path = out.join(format!("frame_{:04}.png", times.len() - 1));
-        Ok(image::save_buffer(path, &bytes, width as u32, height as u32, image::ColorType::Rgb8)?)
+        Ok(picture.save(out.join(format!("frame_{:04}.png", times.len() - 1)))?)
     };
     read_clip(clip, &mut stylize)?;
     if times.is_empty() {
@@ -161,7 +159,8 @@ fn estimate_flow(clip: &Path, out: &Path, threads: usize) -> Result<serde_json::
     let processor = Processor::detect(threads)?;
     let mut estimator = MotionEstimator::new(processor.clone());
     let (mut times, mut novelty, mut last) = (Vec::new(), Vec::new(), None::<Image>);
-    read_clip(clip, &mut |frame| {
+    read_clip(clip, &mut |mut picture| {
+        let frame = frame(&mut picture)?.image();
         if let Some(last) = last.take() {
             if last.size() != frame.size() {
                 return Err("the frames differ in size".into());
@@ -201,27 +200,31 @@ fn write_motion(motion: &Motion, folder: &Path, number: usize) -> Result<()> {
     Ok(image::save_buffer(path, &trust, width, height, image::ColorType::L8)?)
 }
 
+/// A picture as the stylizer takes it.
+fn frame(picture: &mut RgbImage) -> Result<Frame<'_>> {
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    Ok(Frame::new(picture, (width, height), 3 * width, PackedFormat::RGB)?)
+}
+
 /// Hands on the frames of a folder of PNG files or of a video file.
-fn read_clip(clip: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+fn read_clip(clip: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Result<()> {
     if clip.is_dir() { read_folder(clip, take) } else { read_video(clip, take) }
 }
 
 /// Hands on the PNG files of a folder, sorted by name.
-fn read_folder(folder: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+fn read_folder(folder: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Result<()> {
     let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")));
     paths.sort();
     for path in paths {
-        let frame = image::open(&path).map_err(|error| format!("{}: {error}", path.display()))?.to_rgb8();
-        let (width, height) = (frame.width() as usize, frame.height() as usize);
-        take(Image::from_packed(&frame, width, height, 3 * width, PackedFormat::RGB)?)?;
+        take(image::open(&path).map_err(|error| format!("{}: {error}", path.display()))?.into_rgb8())?;
     }
     Ok(())
 }
 
 /// Hands on the frames of a video file.
-fn read_video(file: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<()> {
+fn read_video(file: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Result<()> {
     let pipeline = gst::Pipeline::new();
     let uri = gst::glib::filename_to_uri(std::path::absolute(file)?, None)?;
     let source = gst::ElementFactory::make("uridecodebin").property("uri", uri.as_str()).build()?;
@@ -245,9 +248,10 @@ fn read_video(file: &Path, take: &mut dyn FnMut(Image) -> Result<()>) -> Result<
             let info = gst_video::VideoInfo::from_caps(sample.caps().ok_or("a frame without caps")?)?;
             let buffer = sample.buffer().ok_or("a sample without a frame")?;
             let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
-            let (width, height) = (frame.width() as usize, frame.height() as usize);
-            let stride = frame.plane_stride()[0] as usize;
-            take(Image::from_packed(frame.plane_data(0)?, width, height, stride, PackedFormat::RGB)?)?;
+            let row = 3 * frame.width() as usize;
+            let rows = frame.plane_data(0)?.chunks(frame.plane_stride()[0] as usize);
+            let pixels = rows.take(frame.height() as usize).flat_map(|packed| &packed[..row]).copied().collect();
+            take(RgbImage::from_raw(frame.width(), frame.height(), pixels).ok_or("a frame without all of its rows")?)?;
         }
         let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
         match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view()) {

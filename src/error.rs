@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::vgg::Layer;
+use crate::{stylizer::PackedFormat, vgg::Layer};
 
 /// The result of every operation of this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -133,6 +133,14 @@ pub enum Error {
         /// How many there are.
         actual: usize,
     },
+
+    /// Pixels that no frame has.
+    #[error(
+        "pixels of {} bytes with red, green and blue at {:?}: there must be 3 or 4 bytes, and a place in them for each",
+        .0.pixel_stride,
+        .0.offsets
+    )]
+    PackedFormat(PackedFormat),
 
     /// A frame was to be stylized before a style was set.
     #[error("no style is set: call set_style before the first frame")]

@@ -8,7 +8,7 @@ use gstneuralstyle::{
     Processor,
     objective::Device,
     style,
-    stylizer::{DebugView, Image, Settings, Stylizer, WarmStart},
+    stylizer::{DebugView, Frame, Image, PackedFormat, Report, Settings, Stylizer, WarmStart},
     vgg::Vgg,
 };
 
@@ -37,12 +37,25 @@ fn stylizer(style: &str, settings: Settings) -> Stylizer {
     stylizer
 }
 
+/// Paints a frame, in a given time or in any.
+fn paint(stylizer: &mut Stylizer, frame: &Image, budget: Option<Duration>) -> (Image, Report) {
+    let (size, pixels) = (frame.size(), frame.width() * frame.height());
+    let byte = |n: usize| frame.data()[n % 3 * pixels + n / 3].round() as u8;
+    let mut bytes: Vec<u8> = (0..3 * pixels).map(byte).collect();
+    let mut frame = Frame::new(&mut bytes, size, 3 * size.0, PackedFormat::RGB).unwrap();
+    let report = match budget {
+        Some(budget) => stylizer.stylize_within(&mut frame, budget),
+        None => stylizer.stylize(&mut frame),
+    };
+    (frame.image(), report.unwrap())
+}
+
 /// The painted frames, and the scene of each.
 fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
     let mut stylizer = stylizer("glass", settings.clone());
     let mut iterations = Vec::new();
     let painted = film.iter().map(|frame| {
-        let (painted, report) = stylizer.stylize(frame).unwrap();
+        let (painted, report) = paint(&mut stylizer, frame, None);
         iterations.push(report.iterations);
         (painted, report.scene)
     });
@@ -121,7 +134,7 @@ fn old_paint_follows_a_new_style_and_new_weights() {
     let frame = hills(0.5, 0);
     let settings = |style_weight| Settings { style_weight, first_iterations: 40, iterations: 3, ..Settings::default() };
     let loss_after = |stylizer: &mut Stylizer, frames: usize| {
-        (0..frames).map(|_| stylizer.stylize(&frame).unwrap().1.loss).last().unwrap()
+        (0..frames).map(|_| paint(stylizer, &frame, None).1.loss).last().unwrap()
     };
     let mut stylizer = stylizer("glass", settings(10.0));
     loss_after(&mut stylizer, 40);
@@ -140,8 +153,8 @@ fn old_paint_follows_a_new_style_and_new_weights() {
 fn with_time_enough_nothing_changes() {
     let [mut free, mut timed] = [(); 2].map(|()| stylizer("glass", settings(WarmStart::Flow)));
     for frame in 0..3 {
-        let (expected, report) = free.stylize(&hills(0.5, frame)).unwrap();
-        let (painted, timed) = timed.stylize_within(&hills(0.5, frame), Duration::from_secs(1000)).unwrap();
+        let (expected, report) = paint(&mut free, &hills(0.5, frame), None);
+        let (painted, timed) = paint(&mut timed, &hills(0.5, frame), Some(Duration::from_secs(1000)));
         assert_eq!(timed.iterations, report.iterations);
         assert!(painted == expected, "frame {}", report.frame);
     }
@@ -151,7 +164,7 @@ fn with_time_enough_nothing_changes() {
 fn without_time_there_is_still_paint() {
     let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
     let mut iterations = |frame: &Image, budget: Duration| {
-        let (painted, report) = stylizer.stylize_within(frame, budget).unwrap();
+        let (painted, report) = paint(&mut stylizer, frame, Some(budget));
         (painted, report.iterations)
     };
     // A first frame gets some, and so does any frame that has the least time.
@@ -161,7 +174,8 @@ fn without_time_there_is_still_paint() {
     let (second, count) = iterations(&hills(0.5, 0), Duration::ZERO);
     assert_eq!(count, 0);
     let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(gap(&first, &second) < 0.1, "{}", gap(&first, &second));
+    // Apart from what is rounded to another level.
+    assert!(gap(&first, &second) <= 1.0, "{}", gap(&first, &second));
     assert!(gap(&first, &hills(0.5, 0)) > 10.0);
     assert_eq!(iterations(&hills(0.5, 1), Duration::from_secs(1000)).1, 1);
 }
@@ -170,7 +184,7 @@ fn without_time_there_is_still_paint() {
 fn without_time_a_frame_that_starts_without_paint_gets_some() {
     let mut stylizer = stylizer("glass", settings(WarmStart::None));
     for _ in 0..2 {
-        assert_eq!(stylizer.stylize_within(&hills(0.5, 0), Duration::ZERO).unwrap().1.iterations, 1);
+        assert_eq!(paint(&mut stylizer, &hills(0.5, 0), Some(Duration::ZERO)).1.iterations, 1);
     }
 }
 
@@ -179,10 +193,10 @@ fn a_style_crosses_into_the_next() {
     // What comes after a change of style that has come so far.
     let painted = |style: &str, share: f64| {
         let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
-        stylizer.stylize(&hills(0.5, 0)).unwrap();
+        paint(&mut stylizer, &hills(0.5, 0), None);
         stylizer.set_style(style::load(style).unwrap()).unwrap();
         stylizer.set_style_share(share).unwrap();
-        stylizer.stylize(&hills(0.5, 0)).unwrap().0
+        paint(&mut stylizer, &hills(0.5, 0), None).0
     };
     let (last, half, new) = (painted("glass", 1.0), painted("woodcut", 0.5), painted("woodcut", 1.0));
     assert!(painted("woodcut", 0.0) == last);
@@ -190,12 +204,12 @@ fn a_style_crosses_into_the_next() {
 
     // A change on the way begins where that has come to.
     let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
-    stylizer.stylize(&hills(0.5, 0)).unwrap();
+    paint(&mut stylizer, &hills(0.5, 0), None);
     for (name, share) in [("woodcut", 0.5), ("nocturne", 0.0)] {
         stylizer.set_style(style::load(name).unwrap()).unwrap();
         stylizer.set_style_share(share).unwrap();
     }
-    assert!(stylizer.stylize(&hills(0.5, 0)).unwrap().0 == half);
+    assert!(paint(&mut stylizer, &hills(0.5, 0), None).0 == half);
 }
 
 #[test]
@@ -205,13 +219,13 @@ fn a_debug_view_changes_only_what_is_shown() {
     for (frame, debug_view) in views.into_iter().enumerate() {
         debugged.set_settings(Settings { debug_view, ..settings(WarmStart::Flow) }).unwrap();
         let frame = hills(0.5, frame);
-        let ((painted, _), (shown, _)) = (plain.stylize(&frame).unwrap(), debugged.stylize(&frame).unwrap());
+        let ((painted, _), (shown, _)) = (paint(&mut plain, &frame, None), paint(&mut debugged, &frame, None));
         assert_eq!(shown.size(), painted.size());
         assert_eq!(shown == painted, debug_view == DebugView::Painted, "{debug_view:?}");
     }
     // It is found for the view alone, too.
     let mut stylizer = stylizer("glass", Settings { debug_view: DebugView::Mask, ..settings(WarmStart::None) });
-    let masks = [0, 1].map(|frame| stylizer.stylize(&hills(0.5, frame)).unwrap().0);
+    let masks = [0, 1].map(|frame| paint(&mut stylizer, &hills(0.5, frame), None).0);
     assert_eq!(masks[0], Image::filled(WIDTH, HEIGHT, 0.0));
     assert!(masks[1].data().iter().filter(|value| **value > 250.0).count() > masks[1].data().len() / 2);
 }
@@ -221,8 +235,8 @@ fn a_first_frame_is_painted_coarse_to_fine() {
     let photo = style::load("woodcut").unwrap().resized(144, 96).unwrap();
     let settings = Settings { first_iterations: 1, ..Settings::default() };
     let [mut free, mut timed] = [(); 2].map(|()| stylizer("nocturne", settings.clone()));
-    let (_, coarse_to_fine) = free.stylize(&photo).unwrap();
-    let (_, fine_only) = timed.stylize_within(&photo, Duration::from_secs(1000)).unwrap();
+    let (_, coarse_to_fine) = paint(&mut free, &photo, None);
+    let (_, fine_only) = paint(&mut timed, &photo, Some(Duration::from_secs(1000)));
     assert_eq!((coarse_to_fine.iterations, fine_only.iterations), (1, 1));
     // The losses before the only step at the full size.
     let losses = [coarse_to_fine, fine_only].map(|report| report.losses.style);
@@ -230,6 +244,6 @@ fn a_first_frame_is_painted_coarse_to_fine() {
     assert!(fine_only.losses.content < 1e-6 && coarse_to_fine.losses.content > 0.01);
     // What was prepared for smaller sizes serves the next scene as well.
     free.reset();
-    let again = free.stylize(&photo).unwrap().1;
+    let again = paint(&mut free, &photo, None).1;
     assert_eq!((again.losses, again.style_updates), (coarse_to_fine.losses, coarse_to_fine.style_updates));
 }

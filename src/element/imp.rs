@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    stylizer::{Image, PackedFormat, Report},
+    stylizer::{Frame, PackedFormat, Report},
 };
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -150,16 +150,11 @@ impl NeuralStyle {
         let offset = |colour: usize| info.poffset()[colour] as usize;
         let format =
             PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
-        let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
-        let reading = Instant::now();
-        let content = Image::from_packed(pixels, width, height, stride, format)?;
-        // Writing a frame takes about as long as reading it.
-        let conversion = 2 * reading.elapsed();
         let time = budget.map(|budget| self.time_left(running_time, budget, most_late));
-        let (painted, report) = painter.paint(&content, time.map(|time| without(time, conversion)))?;
-        painted.write_packed(pixels, stride, format)?;
+        let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
+        let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;
         if let Some(budget) = budget {
-            painter.observe(report.least_duration + conversion, budget);
+            painter.observe(report.least_duration, budget);
             self.tell_lateness(frame.buffer(), running_time, report.iterations > 0);
             lock(&self.pace).end(began, Instant::now(), budget);
         }
@@ -356,12 +351,6 @@ impl VideoFilterImpl for NeuralStyle {
     }
 }
 
-/// What is left of the time for a frame, if there is any, when something else has taken its part.
-fn without(time: Duration, part: Duration) -> Duration {
-    let least = time.min(Duration::from_nanos(1));
-    time.saturating_sub(part).max(least)
-}
-
 /// A panic elsewhere leaves each of these values whole, so that its poison does not matter.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -404,7 +393,12 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::TooSmall { .. }
         | Error::Device { .. }
         | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
-        Error::ImageSize { .. } | Error::NoStyle | Error::Tensor(_) | Error::Resize(_) | Error::Threads(_) => {
+        Error::ImageSize { .. }
+        | Error::PackedFormat(_)
+        | Error::NoStyle
+        | Error::Tensor(_)
+        | Error::Resize(_)
+        | Error::Threads(_) => {
             gst::error_msg!(gst::LibraryError::Failed, ("{error}"))
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use super::properties::Properties;
 use crate::{
     Error, Result, style,
-    stylizer::{Image, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
+    stylizer::{Frame, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
     vgg::Layer,
 };
 
@@ -122,7 +122,7 @@ impl Painter {
     }
 
     /// Paints a frame, in a given time or in any.
-    pub fn paint(&mut self, frame: &Image, time: Option<Duration>) -> Result<(Image, Report)> {
+    pub fn paint(&mut self, frame: &mut Frame, time: Option<Duration>) -> Result<Report> {
         match time {
             Some(time) => self.stylizer.stylize_within(frame, time),
             None => self.stylizer.stylize(frame),

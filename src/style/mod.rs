@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientati
 
 use crate::{
     Error, Result,
-    stylizer::{Image, PackedFormat},
+    stylizer::{Frame, Image, PackedFormat},
 };
 
 /// The shortest side, in pixels, that a style image may have.
@@ -61,13 +61,13 @@ pub fn load(style: &str) -> Result<Image> {
             Err(error) => Err(error.into()),
         },
     };
-    let picture = on_white(&picture.map_err(undecodable)?);
+    let mut picture = on_white(&picture.map_err(undecodable)?);
     let (width, height) = picture.dimensions();
     if width.min(height) < MIN_SIDE {
         return Err(Error::StyleTiny { path: style.to_owned(), width, height });
     }
     let (width, height) = (width as usize, height as usize);
-    Image::from_packed(picture.as_raw(), width, height, 3 * width, PackedFormat::RGB)
+    Ok(Frame::new(&mut picture, (width, height), 3 * width, PackedFormat::RGB)?.image())
 }
 
 fn decode<R: std::io::BufRead + std::io::Seek>(reader: ImageReader<R>) -> image::ImageResult<DynamicImage> {

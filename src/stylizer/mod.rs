@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! One frame in, the same frame painted out.
+//! Frames in, the same frames painted out.
 
 mod budget;
 mod coarse_to_fine;
 mod debug_view;
+mod frame;
 mod image;
 mod optimizer;
 mod preparation;
+mod resizer;
 mod settings;
 mod style_target;
 mod warm_start;
@@ -19,7 +21,8 @@ use std::{
 };
 
 pub use debug_view::DebugView;
-pub use image::{Image, PackedFormat};
+pub use frame::{Frame, PackedFormat};
+pub use image::Image;
 pub use optimizer::Adam;
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
@@ -33,6 +36,7 @@ use crate::{
     vgg::Vgg,
 };
 use budget::Costs;
+use frame::{Layer, Scaler};
 use optimizer::Schedule;
 use style_target::StyleTarget;
 use warm_start::{History, Start};
@@ -41,15 +45,20 @@ use warm_start::{History, Start};
 ///
 /// ```no_run
 /// use std::sync::Arc;
-/// use gstneuralstyle::{Processor, objective::Device, style, stylizer::{Settings, Stylizer}, vgg::Vgg};
+/// use gstneuralstyle::{
+///     Processor, objective::Device, style, stylizer::{Frame, PackedFormat, Settings, Stylizer}, vgg::Vgg,
+/// };
 ///
-/// # fn main() -> gstneuralstyle::Result<()> {
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (weights, processor) = (Arc::new(Vgg::built_in()?), Processor::detect(0)?);
 /// let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, Settings::default())?;
 /// stylizer.set_style(style::load("painting.jpg")?)?;
-/// let photo = style::load("photo.jpg")?;
-/// let (painted, report) = stylizer.stylize(&photo)?;
+/// let mut photo = image::open("photo.jpg")?.into_rgb8();
+/// let (width, height) = (photo.width() as usize, photo.height() as usize);
+/// let mut frame = Frame::new(&mut photo, (width, height), 3 * width, PackedFormat::RGB)?;
+/// let report = stylizer.stylize(&mut frame)?;
 /// println!("{} iterations, loss {}", report.iterations, report.loss);
+/// photo.save("painted.jpg")?;
 /// # Ok(())
 /// # }
 /// ```
@@ -62,6 +71,7 @@ pub struct Stylizer {
     style: Option<StyleTarget>,
     estimator: MotionEstimator,
     warper: Warper,
+    scaler: Scaler,
     history: Option<History>,
     frame_size: Option<(usize, usize)>,
     costs: Costs,
@@ -117,6 +127,7 @@ impl Stylizer {
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
             warper: Warper::new(processor.clone()),
+            scaler: Scaler::new(processor.clone()),
             weights,
             device,
             processor,
@@ -328,14 +339,14 @@ impl Stylizer {
         (self.history, self.frame_size) = (None, None);
     }
 
-    /// Paints a frame. A frame of another size than the one before is a first one, and so is that after a scene cut: it
-    /// and what follows are painted as if nothing had been before.
+    /// Paints a frame, where it lies. A frame of another size than the one before is a first one, and so is that after a
+    /// scene cut: it and what follows are painted as if nothing had been before.
     ///
     /// # Errors
     ///
     /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame; or if the device
-    /// runs out of memory.
-    pub fn stylize(&mut self, frame: &Image) -> Result<(Image, Report)> {
+    /// runs out of memory. The frame then stays as it was.
+    pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
         self.paint(frame, None)
     }
 
@@ -350,15 +361,15 @@ impl Stylizer {
     /// # Errors
     ///
     /// As for [`stylize`](Self::stylize).
-    pub fn stylize_within(&mut self, frame: &Image, budget: Duration) -> Result<(Image, Report)> {
+    pub fn stylize_within(&mut self, frame: &mut Frame, budget: Duration) -> Result<Report> {
         self.paint(frame, Some(budget))
     }
 
-    fn paint(&mut self, frame: &Image, budget: Option<Duration>) -> Result<(Image, Report)> {
+    fn paint(&mut self, frame: &mut Frame, budget: Option<Duration>) -> Result<Report> {
         let started = Instant::now();
         self.prepare(frame.size())?;
         let size = working_size(frame.size(), self.settings.working_size);
-        let content = frame.resized(size.0, size.1)?;
+        let content = self.scaler.content(frame, size)?;
 
         let history = match self.history.take() {
             Some(history) if history.content.size() != size => Some(history.resized(size)?),
@@ -402,10 +413,12 @@ impl Stylizer {
             (terms, iterations, prepared.elapsed())
         };
         let optimized = Instant::now();
-        let painted = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
-            Some(picture) => picture.resized(frame.width(), frame.height())?,
-            None => compose(frame, &content, &image, self.settings.strength)?,
+        // The detail is the frame's, and the paint comes from the working size.
+        let (picture, layer) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
+            Some(picture) => (picture, Layer::Picture),
+            None => (image.minus(&content), Layer::Residual(self.settings.strength as f32)),
         };
+        self.scaler.lay(&picture, layer, frame)?;
         self.costs.composition_took(optimized.elapsed());
         self.history = Some(History { content, stylized: image, optimizer });
 
@@ -427,7 +440,7 @@ impl Stylizer {
             style_updates: self.style_updates,
         };
         self.frames += 1;
-        Ok((painted, report))
+        Ok(report)
     }
 
     /// Takes the steps, after the first only while there is time, and returns the losses before the last one and how
@@ -473,10 +486,4 @@ fn working_size(frame: (usize, usize), long_side: u32) -> (usize, usize) {
 fn long_side(frame: (usize, usize), setting: u32) -> usize {
     let (width, height) = working_size(frame, setting);
     width.max(height)
-}
-
-/// Adds the residual to the frame: the detail is the frame's, the paint comes from the working size.
-fn compose(frame: &Image, content: &Image, stylized: &Image, strength: f64) -> Result<Image> {
-    let residual = stylized.minus(content).resized(frame.width(), frame.height())?;
-    Ok(residual.on(frame, strength as f32))
 }

@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Packed video frames, and the way from them to the image that is optimized and back.
+//!
+//! That way is gone in bands of rows, on all threads: what a band needs stays in a core's cache, while a whole frame
+//! in planes of f32 would go through the memory several times. The bands depend on the size alone, and no result on the
+//! number of threads.
+
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use super::{
+    Image,
+    resizer::{Filter, Resizer},
+};
+use crate::{
+    Error, Processor, Result,
+    kernels::{Task, Vector},
+};
+
+/// Rows of a frame in a band, about.
+const BAND: usize = 32;
+
+/// A packed video frame of somebody else, to be painted where it lies.
+///
+/// ```
+/// use gstneuralstyle::stylizer::{Frame, PackedFormat};
+///
+/// # fn main() -> gstneuralstyle::Result<()> {
+/// let mut pixels = vec![0; 3 * 640 * 480];
+/// let frame = Frame::new(&mut pixels, (640, 480), 3 * 640, PackedFormat::RGB)?;
+/// assert_eq!(frame.size(), (640, 480));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Frame<'a> {
+    bytes: &'a mut [u8],
+    width: usize,
+    height: usize,
+    stride: usize,
+    format: PackedFormat,
+}
+
+/// Where the colours are in the pixels of a packed frame, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedFormat {
+    /// From one pixel to the next: 3 or 4.
+    pub pixel_stride: usize,
+    /// From the start of a pixel to its red, green and blue.
+    pub offsets: [usize; 3],
+}
+
+impl PackedFormat {
+    /// Three bytes a pixel: red, green, blue.
+    pub const RGB: Self = Self { pixel_stride: 3, offsets: [0, 1, 2] };
+
+    fn check(self) -> Result<()> {
+        let Self { pixel_stride, offsets: [red, green, blue] } = self;
+        let are_inside = [red, green, blue].iter().all(|offset| *offset < pixel_stride);
+        if !matches!(pixel_stride, 3 | 4) || !are_inside || red == green || green == blue || blue == red {
+            return Err(Error::PackedFormat(self));
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Frame<'a> {
+    /// A frame of a size, width and height, whose rows begin `stride` bytes apart. The last one may end without
+    /// padding.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] if `bytes` ends before the frame does or the frame is empty, [`Error::PackedFormat`] if a
+    /// pixel cannot look like that.
+    pub fn new(
+        bytes: &'a mut [u8],
+        (width, height): (usize, usize),
+        stride: usize,
+        format: PackedFormat,
+    ) -> Result<Self> {
+        format.check()?;
+        let (row, actual) = (width * format.pixel_stride, bytes.len());
+        let expected = if height == 0 { 0 } else { stride * (height - 1) + row };
+        if stride < row || actual < expected || width == 0 || height == 0 {
+            return Err(Error::ImageSize { width, height, expected, actual });
+        }
+        Ok(Self { bytes, width, height, stride, format })
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        (self.width, self.height)
+    }
+
+    /// The frame as an image.
+    pub fn image(&self) -> Image {
+        let mut image = Image::filled(self.width, self.height, 0.0);
+        image.planes_mut().into_iter().enumerate().for_each(|(colour, plane)| self.read(colour, 0..self.height, plane));
+        image
+    }
+
+    /// Reads rows of one colour.
+    #[inline(always)]
+    fn read(&self, colour: usize, rows: Range<usize>, values: &mut [f32]) {
+        let offset = self.format.offsets[colour];
+        let rows = self.bytes.chunks(self.stride).take(rows.end).skip(rows.start);
+        for (packed, values) in rows.zip(values.chunks_exact_mut(self.width)) {
+            match self.format.pixel_stride {
+                3 => read_row::<3>(packed, offset, values),
+                _ => read_row::<4>(packed, offset, values),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn read_row<const N: usize>(packed: &[u8], offset: usize, values: &mut [f32]) {
+    let pixels = packed.as_chunks::<N>().0;
+    values.iter_mut().zip(pixels).for_each(|(value, pixel)| *value = f32::from(pixel[offset]));
+}
+
+/// How a picture is laid onto a frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Layer {
+    /// This share of it is added.
+    Residual(f32),
+    /// It takes the frame's place.
+    Picture,
+}
+
+/// Goes between the size of a frame and the working size.
+pub(super) struct Scaler {
+    processor: Processor,
+    /// For the jobs, as many as ever ran at once.
+    memories: Mutex<Vec<Memory>>,
+    /// A picture that has the width of a frame already.
+    wide: Vec<f32>,
+}
+
+/// What a job needs.
+#[derive(Default)]
+struct Memory {
+    resizer: Resizer,
+    rows: Vec<f32>,
+}
+
+impl Scaler {
+    pub(super) fn new(processor: Processor) -> Self {
+        Self { processor, memories: Mutex::default(), wide: Vec::new() }
+    }
+
+    /// The frame at a size that is its own or smaller.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resize`] if a size is out of range.
+    pub(super) fn content(&self, frame: &Frame, (width, height): (usize, usize)) -> Result<Image> {
+        let mut content = Image::filled(width, height, 0.0);
+        let band = (BAND * height / frame.height).max(1);
+        let mut results: Vec<Result<()>> = (0..height.div_ceil(band)).map(|_| Ok(())).collect();
+        let [red, green, blue] = content.planes_mut().map(|plane| plane.chunks_mut(band * width));
+        let tasks =
+            red.zip(green).zip(blue).zip(&mut results).enumerate().map(|(n, (((red, green), blue), result))| {
+                let first_row = n * band;
+                let memories = &self.memories;
+                Shrink { frame, size: (width, height), first_row, planes: [red, green, blue], memories, result }
+            });
+        self.processor.run_tasks(tasks);
+        results.into_iter().collect::<Result<()>>().map(|()| content)
+    }
+
+    /// Lays a picture of the frame's size or a smaller one onto the frame.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resize`] if a size is out of range.
+    pub(super) fn lay(&mut self, picture: &Image, layer: Layer, frame: &mut Frame) -> Result<()> {
+        let (width, height) = frame.size();
+        let pixels = width * picture.height();
+        let planes: Vec<&[f32]> = if picture.width() == width {
+            picture.planes().collect()
+        } else {
+            self.wide.resize(3 * pixels, 0.0);
+            let mut results = [const { Ok(()) }; 3];
+            let wide = picture.planes().zip(self.wide.chunks_exact_mut(pixels)).zip(&mut results);
+            let tasks = wide.map(|((plane, wide), result)| Widen {
+                plane,
+                width: picture.width(),
+                wide,
+                wide_width: width,
+                memories: &self.memories,
+                result,
+            });
+            self.processor.run_tasks(tasks);
+            results.into_iter().collect::<Result<()>>()?;
+            self.wide.chunks_exact(pixels).collect()
+        };
+        let (stride, format) = (frame.stride, frame.format);
+        let mut results: Vec<Result<()>> = (0..height.div_ceil(BAND)).map(|_| Ok(())).collect();
+        let bands = frame.bytes.chunks_mut(BAND * stride).zip(&mut results).enumerate();
+        let tasks = bands.map(|(n, (bytes, result))| {
+            let rows = n * BAND..height.min((n + 1) * BAND);
+            let planes = [planes[0], planes[1], planes[2]];
+            Lay { planes, size: (width, height), layer, rows, bytes, stride, format, memories: &self.memories, result }
+        });
+        self.processor.run_tasks(tasks);
+        results.into_iter().collect()
+    }
+}
+
+/// Calls `job` with memory that no other has.
+#[inline(always)]
+fn with_memory<T>(memories: &Mutex<Vec<Memory>>, job: impl FnOnce(&mut Memory) -> T) -> T {
+    let lock = || memories.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut memory = lock().pop().unwrap_or_default();
+    let result = job(&mut memory);
+    lock().push(memory);
+    result
+}
+
+/// Where one of `from` equal parts begins that cover a length of `to`.
+fn edge(part: usize, from: usize, to: usize) -> f64 {
+    (part * to) as f64 / from as f64
+}
+
+/// Makes rows of the content from those of the frame that it covers.
+struct Shrink<'a> {
+    frame: &'a Frame<'a>,
+    size: (usize, usize),
+    first_row: usize,
+    planes: [&'a mut [f32]; 3],
+    memories: &'a Mutex<Vec<Memory>>,
+    result: &'a mut Result<()>,
+}
+
+impl Task for Shrink<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { frame, size: (width, height), first_row, planes, memories, result } = self;
+        if frame.size() == (width, height) {
+            for (colour, plane) in planes.into_iter().enumerate() {
+                frame.read(colour, first_row..height, plane);
+            }
+            return;
+        }
+        *result = with_memory(memories, |Memory { resizer, rows }| {
+            let last_row = first_row + planes[0].len() / width;
+            let [top, bottom] = [first_row, last_row].map(|row| edge(row, height, frame.height));
+            let read = top as usize..(bottom.ceil() as usize).min(frame.height);
+            rows.resize(read.len() * frame.width, 0.0);
+            for (colour, plane) in planes.into_iter().enumerate() {
+                frame.read(colour, read.clone(), rows);
+                let inside = top - read.start as f64..bottom - read.start as f64;
+                resizer.resize((rows, frame.width), inside, (plane, width), Filter::Shrink)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Gives a plane the width of the frame.
+struct Widen<'a> {
+    plane: &'a [f32],
+    width: usize,
+    wide: &'a mut [f32],
+    wide_width: usize,
+    memories: &'a Mutex<Vec<Memory>>,
+    result: &'a mut Result<()>,
+}
+
+impl Task for Widen<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { plane, width, wide, wide_width, memories, result } = self;
+        let rows = 0.0..(plane.len() / width) as f64;
+        *result = with_memory(memories, |memory| {
+            memory.resizer.resize((plane, width), rows, (wide, wide_width), Filter::Enlarge)
+        });
+    }
+}
+
+/// Lays planes that have the width of the frame onto rows of it.
+struct Lay<'a> {
+    planes: [&'a [f32]; 3],
+    size: (usize, usize),
+    layer: Layer,
+    rows: Range<usize>,
+    bytes: &'a mut [u8],
+    stride: usize,
+    format: PackedFormat,
+    memories: &'a Mutex<Vec<Memory>>,
+    result: &'a mut Result<()>,
+}
+
+impl Task for Lay<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { planes, size: (width, height), layer, rows, bytes, stride, format, memories, result } = self;
+        let picture_height = planes[0].len() / width;
+        if picture_height == height {
+            let planes = planes.map(|plane| &plane[rows.start * width..rows.end * width]);
+            write(planes, width, layer, bytes, stride, format);
+            return;
+        }
+        *result = with_memory(memories, |memory| {
+            let pixels = rows.len() * width;
+            memory.rows.resize(3 * pixels, 0.0);
+            let inside = edge(rows.start, height, picture_height)..edge(rows.end, height, picture_height);
+            for (plane, to) in planes.into_iter().zip(memory.rows.chunks_exact_mut(pixels)) {
+                memory.resizer.resize((plane, width), inside.clone(), (to, width), Filter::Enlarge)?;
+            }
+            let planes = [0, 1, 2].map(|colour| &memory.rows[colour * pixels..][..pixels]);
+            write(planes, width, layer, bytes, stride, format);
+            Ok(())
+        });
+    }
+}
+
+/// Lays rows of planes onto packed rows.
+#[inline(always)]
+fn write(planes: [&[f32]; 3], width: usize, layer: Layer, bytes: &mut [u8], stride: usize, format: PackedFormat) {
+    let rows = planes[0].len() / width;
+    for (n, packed) in bytes.chunks_mut(stride).take(rows).enumerate() {
+        let planes = [0, 1, 2].map(|colour| &planes[colour][n * width..][..width]);
+        match format.pixel_stride {
+            3 => write_row::<3>(planes, layer, packed, format.offsets),
+            _ => write_row::<4>(planes, layer, packed, format.offsets),
+        }
+    }
+}
+
+/// Other bytes than those of colours stay as they are.
+#[inline(always)]
+fn write_row<const N: usize>(planes: [&[f32]; 3], layer: Layer, packed: &mut [u8], offsets: [usize; 3]) {
+    let (kept, share) = match layer {
+        Layer::Residual(share) => (1.0, share),
+        Layer::Picture => (0.0, 1.0),
+    };
+    // For each byte of a pixel: where it comes from, and how much of that and of itself it gets.
+    let (mut sources, mut shares, mut keeps) = ([planes[0]; N], [0.0; N], [1.0; N]);
+    for (plane, offset) in planes.into_iter().zip(offsets) {
+        (sources[offset], shares[offset], keeps[offset]) = (plane, share, kept);
+    }
+    let width = planes[0].len();
+    let sources = sources.map(|source| &source[..width]);
+    for (n, pixel) in packed.as_chunks_mut::<N>().0[..width].iter_mut().enumerate() {
+        for byte in 0..N {
+            let value = keeps[byte] * f32::from(pixel[byte]) + shares[byte] * sources[byte][n];
+            pixel[byte] = level(value);
+        }
+    }
+}
+
+/// The nearest level, an even one if two are equally near.
+#[inline(always)]
+fn level(value: f32) -> u8 {
+    // From here to twice as much a number has no bits for fractions, and the last ones are those of the integer. A cast
+    // looks out for numbers that have no integer, one value at a time.
+    const WHOLE: f32 = (1 << (f32::MANTISSA_DIGITS - 1)) as f32;
+    (value.clamp(0.0, 255.0) + WHOLE).to_bits() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARGB: PackedFormat = PackedFormat { pixel_stride: 4, offsets: [1, 2, 3] };
+
+    fn scaler(threads: usize) -> Scaler {
+        Scaler::new(Processor::detect(threads).unwrap())
+    }
+
+    /// Bytes of a frame without any order, with padded rows.
+    fn noise(height: usize, stride: usize) -> Vec<u8> {
+        (0..stride * height).map(|n| (n * 7919 % 65537 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn colours_are_read_from_their_places() {
+        let stride = 27;
+        for format in [ARGB, PackedFormat { pixel_stride: 4, offsets: [2, 1, 0] }, PackedFormat::RGB] {
+            // The last row ends without padding.
+            let mut bytes = noise(3, stride)[..2 * stride + 5 * format.pixel_stride].to_vec();
+            let expected = bytes.clone();
+            let image = Frame::new(&mut bytes, (5, 3), stride, format).unwrap().image();
+            for (n, value) in image.data().iter().enumerate() {
+                let (colour, row, column) = (n / 15, n / 5 % 3, n % 5);
+                let byte = expected[row * stride + column * format.pixel_stride + format.offsets[colour]];
+                assert_eq!(*value, f32::from(byte), "{format:?} {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_takes_the_place_of_colours_alone() {
+        let (size, stride) = ((5, 70), 27);
+        let original = noise(size.1, stride);
+        let mut bytes = original.clone();
+        let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
+        let image = frame.image();
+        scaler(2).lay(&image, Layer::Picture, &mut frame).unwrap();
+        assert_eq!(bytes, original);
+        for (level, byte) in [(300.0, 255), (-3.0, 0), (7.4, 7), (7.6, 8), (254.6, 255)] {
+            let mut bytes = original.clone();
+            let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
+            scaler(2).lay(&Image::filled(5, 70, level), Layer::Picture, &mut frame).unwrap();
+            for (n, (new, old)) in bytes.iter().zip(&original).enumerate() {
+                let column = n % stride;
+                let is_colour = column < 20 && column % 4 != 0;
+                assert_eq!(*new, if is_colour { byte } else { *old }, "{level}: byte {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_way_there_and_back_is_that_of_whole_images() {
+        for (size, working_size) in [
+            ((97, 71), (97, 71)),
+            ((97, 71), (64, 47)),
+            ((200, 150), (33, 25)),
+            ((64, 300), (3, 14)),
+            ((300, 3), (200, 2)),
+            ((40, 1), (16, 1)),
+        ] {
+            for format in [ARGB, PackedFormat::RGB] {
+                let stride = size.0 * format.pixel_stride + 5;
+                let mut bytes = noise(size.1, stride);
+                let mut frame = Frame::new(&mut bytes, size, stride, format).unwrap();
+                let image = frame.image();
+                let content = scaler(2).content(&frame, working_size).unwrap();
+                let expected = image.resized(working_size.0, working_size.1).unwrap();
+                let largest = |a: &Image, b: &Image| {
+                    a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+                };
+                assert!(largest(&content, &expected) < 1e-3, "{size:?} {working_size:?}");
+
+                let residual = content.minus(&Image::filled(working_size.0, working_size.1, 100.0));
+                scaler(2).lay(&residual, Layer::Residual(0.5), &mut frame).unwrap();
+                let expected = residual.resized(size.0, size.1).unwrap().on(&image, 0.5);
+                // Half of it is rounding.
+                let gap = largest(&frame.image(), &expected);
+                assert!(gap < 0.501, "{size:?} {working_size:?}: {gap}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let (size, stride) = ((150, 131), 450);
+        let [one, many] = [1, 5].map(|threads| {
+            let mut bytes = noise(size.1, stride);
+            let mut frame = Frame::new(&mut bytes, size, stride, PackedFormat::RGB).unwrap();
+            let mut scaler = scaler(threads);
+            let content = scaler.content(&frame, (47, 41)).unwrap();
+            scaler.lay(&content, Layer::Residual(0.3), &mut frame).unwrap();
+            (content, bytes)
+        });
+        assert!(one == many);
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused() {
+        let mut bytes = [0; 3 * 4 * 4 - 1];
+        let mut refusal = |size, stride, format| Frame::new(&mut bytes, size, stride, format).unwrap_err().to_string();
+        for (size, stride) in [((4, 4), 12), ((4, 3), 11), ((0, 3), 12), ((3, 0), 12)] {
+            let message = refusal(size, stride, PackedFormat::RGB);
+            assert!(message.contains(&format!("{}x{} pixels", size.0, size.1)), "{message}");
+        }
+        for (pixel_stride, offsets) in [(2, [0, 1, 0]), (5, [0, 1, 2]), (3, [1, 2, 3]), (4, [1, 2, 1])] {
+            let message = refusal((1, 1), 12, PackedFormat { pixel_stride, offsets });
+            assert!(message.contains(&format!("{pixel_stride} bytes")), "{message}");
+        }
+    }
+}

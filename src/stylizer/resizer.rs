@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::ops::Range;
+
+use fast_image_resize as fir;
+
+use crate::{Error, Result};
+
+/// What lies between pixels.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Filter {
+    /// The mean of the area that goes into each pixel.
+    Shrink,
+    /// Cubic interpolation (Catmull and Rom 1974).
+    Enlarge,
+}
+
+/// Resizes planes, with memory to be used again.
+#[derive(Default)]
+pub(super) struct Resizer(fir::Resizer);
+
+impl Resizer {
+    /// Fills a plane with a range of rows, whole or not, of another. Each comes with its width. What lies around the
+    /// range counts where the filter reaches it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Resize`] if one of them is too large for the resizer, or if the range is not in the plane.
+    ///
+    /// # Panics
+    ///
+    /// If a width is 0.
+    pub(super) fn resize(
+        &mut self,
+        (from, from_width): (&[f32], usize),
+        rows: Range<f64>,
+        (to, to_width): (&mut [f32], usize),
+        filter: Filter,
+    ) -> Result<()> {
+        let ((width, height), to_height) = ((from_width, from.len() / from_width), to.len() / to_width);
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::Resize(format!("{width}x{height} to {to_width}x{to_height}: {error}"))
+        };
+        let side = |n: usize| u32::try_from(n).map_err(|error| failed(&error));
+        let filter = match filter {
+            Filter::Shrink => fir::FilterType::Box,
+            Filter::Enlarge => fir::FilterType::CatmullRom,
+        };
+        // Not further than to the last row, whatever was rounded.
+        let length = (rows.end - rows.start).min(height as f64 - rows.start);
+        let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).crop(
+            0.0,
+            rows.start,
+            width as f64,
+            length,
+        );
+        let (from, to) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+        let source = fir::images::ImageRef::new(side(width)?, side(height)?, from, fir::PixelType::F32)
+            .map_err(|error| failed(&error))?;
+        let mut target = fir::images::Image::from_slice_u8(side(to_width)?, side(to_height)?, to, fir::PixelType::F32)
+            .map_err(|error| failed(&error))?;
+        self.0.resize(&source, &mut target, &options).map_err(|error| failed(&error))
+    }
+}
