@@ -40,7 +40,7 @@ const STATE_LASTS_MS: u64 = 1500;
 
 const STYLES: [&str; 4] = ["nocturne", "woodcut", "glass", "/no/such/picture.png"];
 /// Values of the properties, some of which cannot be used.
-const VALUES: [(&str, &[&str]); 21] = [
+const VALUES: [(&str, &[&str]); 23] = [
     ("content-weight", &["0", "1", "20"]),
     ("style-weight", &["0", "10", "100"]),
     ("tv-weight", &["0", "3", "30"]),
@@ -59,8 +59,10 @@ const VALUES: [(&str, &[&str]); 21] = [
     ("pooling", &["max", "average"]),
     ("warm-start", &["none", "previous", "residual", "flow"]),
     ("post-messages", &["true", "false"]),
+    ("debug-view", &["painted", "painted", "flow", "mask", "residual"]),
     // These count from the next start on.
     ("threads", &["0", "1", "3"]),
+    ("precision", &["auto", "f32"]),
     ("device", &["cpu"]),
     ("qos", &["true", "false"]),
 ];

@@ -154,7 +154,7 @@ impl NeuralStyle {
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;
         if let Some(budget) = budget {
-            painter.observe(report.least_duration, budget);
+            painter.observe(&report, budget);
             self.tell_lateness(frame.buffer(), running_time, report.iterations > 0);
             lock(&self.pace).end(began, Instant::now(), budget);
         }

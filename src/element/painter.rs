@@ -93,7 +93,6 @@ impl Painter {
         if properties != self.seen {
             match properties.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
                 Ok(settings) => {
-                    self.chooser.take_if(|_| settings.network() != self.wanted.network());
                     self.wanted = settings;
                 }
                 Err(error) => warn(KEEPING_SETTINGS, &error),
@@ -129,12 +128,12 @@ impl Painter {
         }
     }
 
-    /// Learns whether the working size fits the machine from how long a frame would have taken with one iteration.
-    pub fn observe(&mut self, least_duration: Duration, budget: Duration) {
+    /// Learns from how long a frame took whether the working size fits the machine.
+    pub fn observe(&mut self, report: &Report, budget: Duration) {
         // What is being prepared takes time from the frames.
         let is_settled = self.job.is_none() && self.wanted.working_size == self.stylizer.settings().working_size;
         if let Some(chooser) = self.chooser.as_mut().filter(|_| is_settled) {
-            chooser.observe(least_duration, budget);
+            chooser.observe(report.iteration_duration, report.other_duration, budget);
         }
     }
 
@@ -177,7 +176,7 @@ impl Painter {
         // A style that nobody wants any more is not shown.
         if let Some(job) = finished.filter(|job| job.style == self.wanted_style) {
             let style = job.style.clone();
-            match job.finish().and_then(|prepared| self.stylizer.install(prepared)) {
+            match job.finish().and_then(|prepared| self.install(prepared)) {
                 Ok(true) if style != self.style => self.begin_transition(style, running_time),
                 // What does not fit any more is prepared again.
                 Ok(_) => {}
@@ -196,11 +195,23 @@ impl Painter {
                 Ok(true) => {}
                 Ok(false) => self.change_at_once(running_time, warn),
                 Err(error) => {
-                    self.keep_style(&error, warn);
-                    self.keep_settings(&error, warn);
+                    warn("Keeping the last style and settings", &error);
+                    self.wanted_style.clone_from(&self.style);
+                    self.wanted = self.stylizer.settings().clone();
                 }
             }
         }
+    }
+
+    /// Uses what was prepared, if that can be.
+    fn install(&mut self, prepared: Prepared) -> Result<bool> {
+        let iteration = prepared.iteration_duration();
+        let is_used = self.stylizer.install(prepared)?;
+        if let Some(iteration) = iteration.filter(|_| is_used) {
+            // Another network fits the machine at another size.
+            (self.iteration, self.chooser) = (iteration, None);
+        }
+        Ok(is_used)
     }
 
     /// Begins to prepare what is wanted, unless there is nothing that takes long, as nothing was painted yet.
@@ -227,10 +238,11 @@ impl Painter {
     }
 }
 
-/// A style that is being loaded, or settings that are being prepared, on a thread that ends with it.
+/// A style that is being loaded, or settings that are being prepared, on a thread of its own. If nobody wants them any
+/// more it is left alone, and ends when it is done.
 struct Job {
     style: String,
-    thread: Option<JoinHandle<Result<Prepared>>>,
+    thread: JoinHandle<Result<Prepared>>,
 }
 
 impl Job {
@@ -238,24 +250,89 @@ impl Job {
         let name = style.clone();
         let work = move || preparation.run(is_new.then(|| style::load(&name)).transpose()?);
         let thread = thread::Builder::new().name("neuralstyle-load".to_owned()).spawn(work).map_err(Error::Threads)?;
-        Ok(Self { style, thread: Some(thread) })
+        Ok(Self { style, thread })
     }
 
     fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
     }
 
-    fn finish(mut self) -> Result<Prepared> {
-        let thread = self.thread.take().expect("a job has a thread until it is finished or dropped");
-        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    fn finish(self) -> Result<Prepared> {
+        self.thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 }
 
-impl Drop for Job {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // Nobody wants what came of it.
-            let _ = thread.join();
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use gst::prelude::*;
+
+    use super::*;
+
+    const UPCOMING: Upcoming = Upcoming { size: (64, 48), running_time: None, budget: Some(Duration::from_millis(40)) };
+
+    /// Lets a painter follow its properties, of which one is another now, and returns the warnings.
+    fn follow(painter: &mut Painter, property: &str, value: impl ToValue) -> Vec<String> {
+        let (warnings, mut properties) = (RefCell::new(Vec::new()), painter.seen.clone());
+        properties.set(property, &value.to_value());
+        painter.follow(properties, UPCOMING, &|consequence, error| {
+            warnings.borrow_mut().push(format!("{consequence}: {error}"));
+        });
+        warnings.into_inner()
+    }
+
+    fn finish_job(painter: &Painter) {
+        while !painter.job.as_ref().expect("a job").is_finished() {
+            thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn painter() -> Painter {
+        let mut painter = Painter::new(Properties::default()).unwrap();
+        painter.prepare(UPCOMING).unwrap();
+        painter
+    }
+
+    #[test]
+    fn a_style_that_nobody_wants_any_more_is_not_shown() {
+        let mut painter = painter();
+        let first = painter.style.clone();
+        assert_eq!(follow(&mut painter, "style", "glass"), [""; 0]);
+        finish_job(&painter);
+        assert_eq!(follow(&mut painter, "style", "woodcut"), [""; 0]);
+        assert_eq!(painter.style, first);
+        finish_job(&painter);
+        assert_eq!(follow(&mut painter, "strength", 1.0), [""; 0]);
+        assert_eq!(painter.style, "woodcut");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_of_once() {
+        let mut painter = painter();
+        let first = painter.style.clone();
+        assert_eq!(follow(&mut painter, "style", "/no/such/style"), [""; 0]);
+        finish_job(&painter);
+        let warnings = follow(&mut painter, "strength", 1.0);
+        assert!(matches!(&warnings[..], [warning] if warning.contains("/no/such/style")), "{warnings:?}");
+        let warnings = follow(&mut painter, "style-layers", "relu9_9");
+        assert!(matches!(&warnings[..], [warning] if warning.contains("relu9_9")), "{warnings:?}");
+        assert_eq!(follow(&mut painter, "strength", 1.0), [""; 0]);
+        assert!(painter.job.is_none() && painter.style == first);
+    }
+
+    #[test]
+    fn a_size_is_chosen_for_the_layers_in_use() {
+        let mut painter = painter();
+        painter.iteration = Duration::from_secs(1000);
+        follow(&mut painter, "working-size", -1);
+        follow(&mut painter, "style-layers", "relu1_1");
+        assert!(painter.chooser.is_some());
+        assert_eq!(painter.iteration, Duration::from_secs(1000));
+        while painter.job.is_some() {
+            finish_job(&painter);
+            follow(&mut painter, "strength", 1.0);
+        }
+        assert!(painter.iteration < Duration::from_secs(1000));
     }
 }

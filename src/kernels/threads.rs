@@ -330,6 +330,26 @@ mod tests {
     }
 
     #[test]
+    fn turns_are_taken_in_the_order_of_coming() {
+        let (turns, order) = (Turns::default(), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            let first = turns.wait();
+            for number in 1..=8 {
+                let (turns, order) = (&turns, &order);
+                scope.spawn(move || {
+                    let _turn = turns.wait();
+                    order.lock().unwrap().push(number);
+                });
+                while turns.numbers.lock().unwrap().0 <= number {
+                    thread::yield_now();
+                }
+            }
+            drop(first);
+        });
+        assert_eq!(order.into_inner().unwrap(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
     #[cfg(target_os = "linux")]
     fn idle_workers_sleep() {
         use std::time::Duration;

@@ -10,6 +10,8 @@ const RELIEF: f64 = 0.1;
 /// What the parts of a frame cost, to tell how many iterations fit in the time that there is.
 #[derive(Debug, Default)]
 pub(super) struct Costs {
+    /// The look at the content before the first iteration.
+    content: Cost,
     iteration: Cost,
     /// All that comes after the last iteration.
     composition: Cost,
@@ -22,9 +24,13 @@ impl Costs {
         elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
     }
 
-    /// How long a frame that took so long, `iterating` of it with iterations, would have taken with one iteration.
-    pub(super) fn least_duration(&self, duration: Duration, iterating: Duration) -> Duration {
-        duration.saturating_sub(iterating) + Duration::from_secs_f64(self.iteration.seconds)
+    /// How long one iteration takes, with the look at the content before it.
+    pub(super) fn one_iteration(&self) -> Duration {
+        Duration::from_secs_f64(self.content.seconds + self.iteration.seconds)
+    }
+
+    pub(super) fn content_took(&mut self, duration: Duration) {
+        self.content.update(duration);
     }
 
     pub(super) fn iteration_took(&mut self, duration: Duration) {
@@ -70,12 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn the_least_a_frame_takes_is_one_iteration() {
+    fn the_first_iteration_needs_a_look_at_the_content() {
         let mut costs = Costs::default();
+        assert_eq!(costs.one_iteration(), Duration::ZERO);
+        costs.content_took(MS(4));
         costs.iteration_took(MS(10));
-        for (duration, iterating) in [(5, 0), (15, 10), (20, 15), (35, 30)] {
-            assert_eq!(costs.least_duration(MS(duration), MS(iterating)), MS(15), "{iterating}");
-        }
+        costs.composition_took(MS(3));
+        assert_eq!(costs.one_iteration(), MS(14));
     }
 
     #[test]

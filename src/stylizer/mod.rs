@@ -109,8 +109,10 @@ pub struct Report {
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
-    /// How long it would have taken with one iteration, as far as the time of an iteration is known.
-    pub least_duration: Duration,
+    /// How long it took apart from its iterations and the look at the content before them.
+    pub other_duration: Duration,
+    /// How long one iteration with that look takes, as far as is known.
+    pub iteration_duration: Duration,
     /// How often Gram matrices of the style were computed for the working size since the stylizer was made.
     pub style_updates: u64,
 }
@@ -314,7 +316,7 @@ impl Stylizer {
         let settings = Settings { content_layers, style_layers, pooling, working_size, ..self.settings.clone() };
         self.check(&settings)?;
         match objective {
-            Some(objective) => self.objective = objective,
+            Some((objective, _)) => self.objective = objective,
             None => style.install(self.objective.as_mut())?,
         }
         if let Some(last) = self.style.as_ref().filter(|_| !is_new_network) {
@@ -403,14 +405,14 @@ impl Stylizer {
         }
         let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
         let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
-        let (terms, iterations, iterating) = if is_painted && budget == Some(Duration::ZERO) {
-            (Terms::default(), 0, Duration::ZERO)
+        let prepared = Instant::now();
+        let (terms, iterations) = if is_painted && budget == Some(Duration::ZERO) {
+            (Terms::default(), 0)
         } else {
             self.objective.set_content(&content)?;
+            self.costs.content_took(prepared.elapsed());
             let has_time = |costs: &Costs| budget.is_none_or(|budget| costs.allow_iteration(started.elapsed(), budget));
-            let prepared = Instant::now();
-            let (terms, iterations) = self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?;
-            (terms, iterations, prepared.elapsed())
+            self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?
         };
         let optimized = Instant::now();
         // The detail is the frame's, and the paint comes from the working size.
@@ -436,7 +438,8 @@ impl Stylizer {
                 + settings.tv_weight * terms.total_variation
                 + settings.temporal_weight * terms.temporal,
             duration: started.elapsed(),
-            least_duration: self.costs.least_duration(started.elapsed(), iterating),
+            other_duration: started.elapsed() - (optimized - prepared),
+            iteration_duration: self.costs.one_iteration(),
             style_updates: self.style_updates,
         };
         self.frames += 1;

@@ -32,8 +32,8 @@ pub struct SizeChooser {
     /// the frame.
     bottom: usize,
     top: usize,
-    /// Of each frame, the share of its budget that it would have taken with one iteration.
-    shares: Vec<f64>,
+    /// Of each frame, the shares of its budget that one iteration takes, and everything else.
+    shares: Vec<(f64, f64)>,
     /// How many windows in a row allowed a larger size.
     calm: u32,
     patience: u32,
@@ -63,18 +63,22 @@ impl SizeChooser {
         LADDER[self.rung]
     }
 
-    /// Learns how long a frame of this size would have taken with one iteration. Tells whether the size is another now.
-    pub fn observe(&mut self, least_duration: Duration, budget: Duration) -> bool {
-        self.shares.push(least_duration.as_secs_f64() / budget.as_secs_f64());
+    /// Learns how long an iteration takes of a frame of this size, and everything else. Tells whether the size is another
+    /// now.
+    pub fn observe(&mut self, iteration: Duration, rest: Duration, budget: Duration) -> bool {
+        let share = |duration: Duration| duration.as_secs_f64() / budget.as_secs_f64();
+        self.shares.push((share(iteration), share(rest)));
         if self.shares.len() < WINDOW {
             return false;
         }
-        self.shares.sort_by(f64::total_cmp);
-        let share = self.shares[WINDOW - 1 - OUTLIERS];
+        self.shares.sort_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1)));
+        let (iteration, rest) = self.shares[WINDOW - 1 - OUTLIERS];
         self.shares.clear();
-        let last = self.rung;
+        let (last, share) = (self.rung, iteration + rest);
         let size = f64::from(self.size());
-        let possible = largest(|side| share * (side as f64 / size).powi(2)).clamp(self.bottom, self.top);
+        // Most of the rest goes into the frame as it comes, whose size is always the same.
+        let share_at = |side| rest + iteration * (side as f64 / size).powi(2);
+        let possible = largest(share_at).clamp(self.bottom, self.top);
         if share > TOO_MUCH {
             self.rung = possible.min(last.saturating_sub(1)).max(self.bottom);
             if std::mem::take(&mut self.has_grown) {
@@ -104,12 +108,13 @@ mod tests {
 
     const BUDGET: Duration = Duration::from_millis(40);
 
-    /// How often the size changes while a machine takes so many microseconds for 1000 pixels and for what does not
-    /// depend on the size.
+    /// How often the size changes while a machine takes so many microseconds for an iteration of 1000 pixels and for
+    /// everything else.
     fn watch(chooser: &mut SizeChooser, each: u64, fixed: u64, frames: usize) -> usize {
         let changes = (0..frames).filter(|_| {
             let size = u64::from(chooser.size());
-            chooser.observe(Duration::from_micros(fixed + each * size * size * 9 / 16 / 1000), BUDGET)
+            let iteration = Duration::from_micros(each * size * size * 9 / 16 / 1000);
+            chooser.observe(iteration, Duration::from_micros(fixed), BUDGET)
         });
         changes.count()
     }
@@ -162,7 +167,7 @@ mod tests {
         let mut chooser = chooser(5_000);
         for frame in 0..10 * WINDOW {
             let milliseconds = if frame % 12 == 0 { 200 } else { 25 };
-            assert!(!chooser.observe(Duration::from_millis(milliseconds), BUDGET));
+            assert!(!chooser.observe(Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
         }
     }
 
@@ -173,7 +178,7 @@ mod tests {
         let mut changes = 0;
         for _ in 0..1000 * WINDOW {
             let milliseconds = if chooser.size() > 160 { 60 } else { 10 };
-            changes += usize::from(chooser.observe(Duration::from_millis(milliseconds), BUDGET));
+            changes += usize::from(chooser.observe(Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
         }
         assert!(changes < 50, "{changes}");
     }
