@@ -251,7 +251,8 @@ fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
     let bus = stage.pipeline.bus().ok_or("the pipeline has no bus")?;
     let started = Instant::now();
     let (mut seen, mut seen_at, mut warnings, mut refusals, mut memory) = (0, started, 0, 0, Vec::new());
-    stage.pipeline.set_state(gst::State::Playing)?;
+    // A property may be unusable already: then the bus tells.
+    let _ = stage.pipeline.set_state(gst::State::Playing);
     while started.elapsed() < duration || seen == 0 {
         if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
             match message.view() {

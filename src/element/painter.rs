@@ -12,7 +12,6 @@ use super::properties::Properties;
 use crate::{
     Error, Result, style,
     stylizer::{Frame, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
-    vgg::Layer,
 };
 
 /// What comes of an error in a change.
@@ -132,19 +131,19 @@ impl Painter {
     pub fn observe(&mut self, report: &Report, budget: Duration) {
         // What is being prepared takes time from the frames.
         let is_settled = self.job.is_none() && self.wanted.working_size == self.stylizer.settings().working_size;
-        if let Some(chooser) = self.chooser.as_mut().filter(|_| is_settled) {
-            chooser.observe(report.iteration_duration, report.other_duration, budget);
+        let is_known = !report.iteration_duration.is_zero();
+        if let Some(chooser) = self.chooser.as_mut().filter(|_| is_settled && is_known) {
+            chooser.observe(report.working_size, report.iteration_duration, report.other_duration, budget);
         }
     }
 
     fn choose_size(&mut self, Upcoming { size, budget, .. }: Upcoming) {
         match budget.filter(|_| self.seen.fits_machine()) {
             Some(budget) => {
-                let shortest_side = self.wanted.network().deepest().map_or(1, Layer::shortest_side);
-                let new = || SizeChooser::new(self.iteration, budget, size, shortest_side);
-                let size = self.chooser.get_or_insert_with(new).size();
-                // Of a narrow style too little would be left.
-                self.wanted.working_size = size.max(self.stylizer.least_working_size(&self.wanted));
+                let new = || SizeChooser::new(self.iteration, budget, size);
+                let chosen = self.chooser.get_or_insert_with(new).size();
+                // Of a narrow frame or style too little would be left.
+                self.wanted.working_size = chosen.max(self.stylizer.least_working_size(&self.wanted, size));
             }
             None => {
                 self.chooser = None;
@@ -156,7 +155,8 @@ impl Painter {
     }
 
     fn change_at_once(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
-        self.job = None;
+        // No other begins before this one has ended.
+        self.job.take_if(|job| job.is_finished());
         if self.wanted_style != self.style {
             match style::load(&self.wanted_style).and_then(|picture| self.stylizer.set_style(picture)) {
                 Ok(()) => self.begin_transition(self.wanted_style.clone(), running_time),
@@ -176,7 +176,7 @@ impl Painter {
         // A style that nobody wants any more is not shown.
         if let Some(job) = finished.filter(|job| job.style == self.wanted_style) {
             let style = job.style.clone();
-            match job.finish().and_then(|prepared| self.install(prepared)) {
+            match job.finish().and_then(|prepared| self.stylizer.install(prepared)) {
                 Ok(true) if style != self.style => self.begin_transition(style, running_time),
                 // What does not fit any more is prepared again.
                 Ok(_) => {}
@@ -203,17 +203,6 @@ impl Painter {
         }
     }
 
-    /// Uses what was prepared, if that can be.
-    fn install(&mut self, prepared: Prepared) -> Result<bool> {
-        let iteration = prepared.iteration_duration();
-        let is_used = self.stylizer.install(prepared)?;
-        if let Some(iteration) = iteration.filter(|_| is_used) {
-            // Another network fits the machine at another size.
-            (self.iteration, self.chooser) = (iteration, None);
-        }
-        Ok(is_used)
-    }
-
     /// Begins to prepare what is wanted, unless there is nothing that takes long, as nothing was painted yet.
     fn start_job(&mut self) -> Result<bool> {
         let Some(preparation) = self.stylizer.preparation(&self.wanted)? else { return Ok(false) };
@@ -238,8 +227,8 @@ impl Painter {
     }
 }
 
-/// A style that is being loaded, or settings that are being prepared, on a thread of its own. If nobody wants them any
-/// more it is left alone, and ends when it is done.
+/// A style that is being loaded, or settings that are being prepared, on a thread of its own. That of a
+/// painter that is dropped is left alone, and ends when it is done.
 struct Job {
     style: String,
     thread: JoinHandle<Result<Prepared>>,
@@ -274,9 +263,14 @@ mod tests {
 
     /// Lets a painter follow its properties, of which one is another now, and returns the warnings.
     fn follow(painter: &mut Painter, property: &str, value: impl ToValue) -> Vec<String> {
+        follow_before(UPCOMING, painter, property, value)
+    }
+
+    /// The same before another frame.
+    fn follow_before(upcoming: Upcoming, painter: &mut Painter, property: &str, value: impl ToValue) -> Vec<String> {
         let (warnings, mut properties) = (RefCell::new(Vec::new()), painter.seen.clone());
         properties.set(property, &value.to_value());
-        painter.follow(properties, UPCOMING, &|consequence, error| {
+        painter.follow(properties, upcoming, &|consequence, error| {
             warnings.borrow_mut().push(format!("{consequence}: {error}"));
         });
         warnings.into_inner()
@@ -322,17 +316,25 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_chosen_for_the_layers_in_use() {
+    fn a_chosen_size_leaves_something_for_the_layers() {
         let mut painter = painter();
+        // The slowest machine, and a narrow frame.
         painter.iteration = Duration::from_secs(1000);
-        follow(&mut painter, "working-size", -1);
-        follow(&mut painter, "style-layers", "relu1_1");
-        assert!(painter.chooser.is_some());
-        assert_eq!(painter.iteration, Duration::from_secs(1000));
-        while painter.job.is_some() {
-            finish_job(&painter);
-            follow(&mut painter, "strength", 1.0);
+        let upcoming = Upcoming { size: (1600, 100), ..UPCOMING };
+        for (property, value) in [("working-size", (-1).to_value()), ("content-layers", "relu1_1".to_value())] {
+            follow_before(upcoming, &mut painter, property, value);
         }
-        assert!(painter.iteration < Duration::from_secs(1000));
+        let change = |painter: &mut Painter, layers: &str| {
+            assert_eq!(follow_before(upcoming, painter, "style-layers", layers), [""; 0]);
+            while painter.job.is_some() {
+                finish_job(painter);
+                assert_eq!(follow_before(upcoming, painter, "strength", 1.0), [""; 0]);
+            }
+            painter.stylizer.settings().working_size
+        };
+        change(&mut painter, "relu1_1");
+        painter.prepare(upcoming).unwrap();
+        assert_eq!(change(&mut painter, "relu2_1"), 64);
+        assert_eq!(change(&mut painter, "relu4_3"), 128);
     }
 }

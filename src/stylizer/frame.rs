@@ -3,8 +3,9 @@
 //! Packed video frames, and the way from them to the image that is optimized and back.
 //!
 //! That way is gone in bands of rows, on all threads: what a band needs stays in a core's cache, while a whole frame
-//! in planes of f32 would go through the memory several times. The bands depend on the size alone, and no result on the
-//! number of threads.
+//! in planes of f32 would go through the memory several times. The bands depend on the sizes alone, and no result on the
+//! number of threads. They differ from whole images in one thing: a row that two rows of the working size share evenly
+//! may go to either.
 
 use std::{
     ops::Range,
@@ -82,8 +83,9 @@ impl<'a> Frame<'a> {
         format: PackedFormat,
     ) -> Result<Self> {
         format.check()?;
-        let (row, actual) = (width * format.pixel_stride, bytes.len());
-        let expected = if height == 0 { 0 } else { stride * (height - 1) + row };
+        let actual = bytes.len();
+        let row = width.saturating_mul(format.pixel_stride);
+        let expected = stride.saturating_mul(height.saturating_sub(1)).saturating_add(row);
         if stride < row || actual < expected || width == 0 || height == 0 {
             return Err(Error::ImageSize { width, height, expected, actual });
         }
@@ -122,13 +124,13 @@ fn read_row<const N: usize>(packed: &[u8], offset: usize, values: &mut [f32]) {
     values.iter_mut().zip(pixels).for_each(|(value, pixel)| *value = f32::from(pixel[offset]));
 }
 
-/// How a picture is laid onto a frame.
+/// Where a picture goes.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Layer {
-    /// This share of it is added.
-    Residual(f32),
+pub(super) enum Placing {
+    /// This share of it is added to the frame.
+    Onto(f32),
     /// It takes the frame's place.
-    Picture,
+    Instead,
 }
 
 /// Goes between the size of a frame and the working size.
@@ -172,12 +174,12 @@ impl Scaler {
         results.into_iter().collect::<Result<()>>().map(|()| content)
     }
 
-    /// Lays a picture of the frame's size or a smaller one onto the frame.
+    /// Puts a picture of the frame's size or a smaller one onto the frame or in its place.
     ///
     /// # Errors
     ///
     /// [`Error::Resize`] if a size is out of range.
-    pub(super) fn lay(&mut self, picture: &Image, layer: Layer, frame: &mut Frame) -> Result<()> {
+    pub(super) fn place(&mut self, picture: &Image, placing: Placing, frame: &mut Frame) -> Result<()> {
         let (width, height) = frame.size();
         let pixels = width * picture.height();
         let planes: Vec<&[f32]> = if picture.width() == width {
@@ -200,11 +202,21 @@ impl Scaler {
         };
         let (stride, format) = (frame.stride, frame.format);
         let mut results: Vec<Result<()>> = (0..height.div_ceil(BAND)).map(|_| Ok(())).collect();
-        let bands = frame.bytes.chunks_mut(BAND * stride).zip(&mut results).enumerate();
+        let bands = frame.bytes.chunks_mut(BAND.saturating_mul(stride)).zip(&mut results).enumerate();
         let tasks = bands.map(|(n, (bytes, result))| {
             let rows = n * BAND..height.min((n + 1) * BAND);
             let planes = [planes[0], planes[1], planes[2]];
-            Lay { planes, size: (width, height), layer, rows, bytes, stride, format, memories: &self.memories, result }
+            Place {
+                planes,
+                size: (width, height),
+                placing,
+                rows,
+                bytes,
+                stride,
+                format,
+                memories: &self.memories,
+                result,
+            }
         });
         self.processor.run_tasks(tasks);
         results.into_iter().collect()
@@ -282,11 +294,11 @@ impl Task for Widen<'_> {
     }
 }
 
-/// Lays planes that have the width of the frame onto rows of it.
-struct Lay<'a> {
+/// Puts planes that have the width of the frame onto rows of it or in their place.
+struct Place<'a> {
     planes: [&'a [f32]; 3],
     size: (usize, usize),
-    layer: Layer,
+    placing: Placing,
     rows: Range<usize>,
     bytes: &'a mut [u8],
     stride: usize,
@@ -295,14 +307,14 @@ struct Lay<'a> {
     result: &'a mut Result<()>,
 }
 
-impl Task for Lay<'_> {
+impl Task for Place<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { planes, size: (width, height), layer, rows, bytes, stride, format, memories, result } = self;
+        let Self { planes, size: (width, height), placing, rows, bytes, stride, format, memories, result } = self;
         let picture_height = planes[0].len() / width;
         if picture_height == height {
             let planes = planes.map(|plane| &plane[rows.start * width..rows.end * width]);
-            write(planes, width, layer, bytes, stride, format);
+            write(planes, width, placing, bytes, stride, format);
             return;
         }
         *result = with_memory(memories, |memory| {
@@ -313,43 +325,43 @@ impl Task for Lay<'_> {
                 memory.resizer.resize((plane, width), inside.clone(), (to, width), Filter::Enlarge)?;
             }
             let planes = [0, 1, 2].map(|colour| &memory.rows[colour * pixels..][..pixels]);
-            write(planes, width, layer, bytes, stride, format);
+            write(planes, width, placing, bytes, stride, format);
             Ok(())
         });
     }
 }
 
-/// Lays rows of planes onto packed rows.
+/// Puts rows of planes onto packed rows or in their place.
 #[inline(always)]
-fn write(planes: [&[f32]; 3], width: usize, layer: Layer, bytes: &mut [u8], stride: usize, format: PackedFormat) {
+fn write(planes: [&[f32]; 3], width: usize, placing: Placing, bytes: &mut [u8], stride: usize, format: PackedFormat) {
     let rows = planes[0].len() / width;
     for (n, packed) in bytes.chunks_mut(stride).take(rows).enumerate() {
         let planes = [0, 1, 2].map(|colour| &planes[colour][n * width..][..width]);
         match format.pixel_stride {
-            3 => write_row::<3>(planes, layer, packed, format.offsets),
-            _ => write_row::<4>(planes, layer, packed, format.offsets),
+            3 => write_row::<3>(planes, placing, packed, format.offsets),
+            _ => write_row::<4>(planes, placing, packed, format.offsets),
         }
     }
 }
 
 /// Other bytes than those of colours stay as they are.
 #[inline(always)]
-fn write_row<const N: usize>(planes: [&[f32]; 3], layer: Layer, packed: &mut [u8], offsets: [usize; 3]) {
-    let (kept, share) = match layer {
-        Layer::Residual(share) => (1.0, share),
-        Layer::Picture => (0.0, 1.0),
+fn write_row<const N: usize>(planes: [&[f32]; 3], placing: Placing, packed: &mut [u8], offsets: [usize; 3]) {
+    let (kept, share) = match placing {
+        Placing::Onto(share) => (1.0, share),
+        Placing::Instead => (0.0, 1.0),
     };
-    // For each byte of a pixel: where it comes from, and how much of that and of itself it gets.
-    let (mut sources, mut shares, mut keeps) = ([planes[0]; N], [0.0; N], [1.0; N]);
+    // What each byte of a pixel comes from, if it is that of a colour.
+    let (mut sources, mut are_colours) = ([planes[0]; N], [false; N]);
     for (plane, offset) in planes.into_iter().zip(offsets) {
-        (sources[offset], shares[offset], keeps[offset]) = (plane, share, kept);
+        (sources[offset], are_colours[offset]) = (plane, true);
     }
     let width = planes[0].len();
     let sources = sources.map(|source| &source[..width]);
     for (n, pixel) in packed.as_chunks_mut::<N>().0[..width].iter_mut().enumerate() {
         for byte in 0..N {
-            let value = keeps[byte] * f32::from(pixel[byte]) + shares[byte] * sources[byte][n];
-            pixel[byte] = level(value);
+            let value = kept * f32::from(pixel[byte]) + share * sources[byte][n];
+            pixel[byte] = if are_colours[byte] { level(value) } else { pixel[byte] };
         }
     }
 }
@@ -401,12 +413,12 @@ mod tests {
         let mut bytes = original.clone();
         let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
         let image = frame.image();
-        scaler(2).lay(&image, Layer::Picture, &mut frame).unwrap();
+        scaler(2).place(&image, Placing::Instead, &mut frame).unwrap();
         assert_eq!(bytes, original);
-        for (level, byte) in [(300.0, 255), (-3.0, 0), (7.4, 7), (7.6, 8), (254.6, 255)] {
+        for (level, byte) in [(f32::NAN, 0), (300.0, 255), (-3.0, 0), (7.4, 7), (7.6, 8), (254.6, 255)] {
             let mut bytes = original.clone();
             let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
-            scaler(2).lay(&Image::filled(5, 70, level), Layer::Picture, &mut frame).unwrap();
+            scaler(2).place(&Image::filled(5, 70, level), Placing::Instead, &mut frame).unwrap();
             for (n, (new, old)) in bytes.iter().zip(&original).enumerate() {
                 let column = n % stride;
                 let is_colour = column < 20 && column % 4 != 0;
@@ -438,7 +450,7 @@ mod tests {
                 assert!(largest(&content, &expected) < 1e-3, "{size:?} {working_size:?}");
 
                 let residual = content.minus(&Image::filled(working_size.0, working_size.1, 100.0));
-                scaler(2).lay(&residual, Layer::Residual(0.5), &mut frame).unwrap();
+                scaler(2).place(&residual, Placing::Onto(0.5), &mut frame).unwrap();
                 let expected = residual.resized(size.0, size.1).unwrap().on(&image, 0.5);
                 // Half of it is rounding.
                 let gap = largest(&frame.image(), &expected);
@@ -455,7 +467,7 @@ mod tests {
             let mut frame = Frame::new(&mut bytes, size, stride, PackedFormat::RGB).unwrap();
             let mut scaler = scaler(threads);
             let content = scaler.content(&frame, (47, 41)).unwrap();
-            scaler.lay(&content, Layer::Residual(0.3), &mut frame).unwrap();
+            scaler.place(&content, Placing::Onto(0.3), &mut frame).unwrap();
             (content, bytes)
         });
         assert!(one == many);
@@ -465,7 +477,9 @@ mod tests {
     fn what_is_no_frame_is_refused() {
         let mut bytes = [0; 3 * 4 * 4 - 1];
         let mut refusal = |size, stride, format| Frame::new(&mut bytes, size, stride, format).unwrap_err().to_string();
-        for (size, stride) in [((4, 4), 12), ((4, 3), 11), ((0, 3), 12), ((3, 0), 12)] {
+        for (size, stride) in
+            [((4, 4), 12), ((4, 3), 11), ((0, 3), 12), ((3, 0), 12), ((usize::MAX / 2, 1), usize::MAX)]
+        {
             let message = refusal(size, stride, PackedFormat::RGB);
             assert!(message.contains(&format!("{}x{} pixels", size.0, size.1)), "{message}");
         }

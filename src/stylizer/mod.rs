@@ -33,10 +33,10 @@ use crate::{
     Error, Processor, Result,
     motion::{MotionEstimator, Warper},
     objective::{self, Device, Losses, Network, Objective, TemporalTarget, temporal, total_variation},
-    vgg::Vgg,
+    vgg::{Layer, Vgg},
 };
 use budget::Costs;
-use frame::{Layer, Scaler};
+use frame::{Placing, Scaler};
 use optimizer::Schedule;
 use style_target::StyleTarget;
 use warm_start::{History, Start};
@@ -109,7 +109,7 @@ pub struct Report {
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
-    /// How long it took apart from its iterations and the look at the content before them.
+    /// How long it took apart from its iterations at the working size and the look at the content before them.
     pub other_duration: Duration,
     /// How long one iteration with that look takes, as far as is known.
     pub iteration_duration: Duration,
@@ -211,15 +211,14 @@ impl Stylizer {
         Ok(())
     }
 
-    /// The least working size at which the deepest layer of these settings has something left of the style; 0 if there is
-    /// no style or no layer.
-    pub fn least_working_size(&self, settings: &Settings) -> u32 {
-        let deepest = settings.network().deepest();
-        let size = self.style.as_ref().zip(deepest).map_or(0, |(style, deepest)| {
-            let (width, height) = style.picture().size();
-            (deepest.shortest_side() * width.max(height)).div_ceil(width.min(height))
-        });
-        u32::try_from(size).unwrap_or(u32::MAX)
+    /// The least working size at which the deepest layer of these settings has something left of the style and of
+    /// frames of this size; 0 if there is no layer.
+    pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
+        let shortest_side = settings.network().deepest().map_or(0, Layer::shortest_side);
+        let pictures = self.style.iter().map(|style| style.picture().size());
+        let sizes = pictures.chain([frame_size]);
+        let least = sizes.map(|(width, height)| (shortest_side * width.max(height)).div_ceil(width.min(height))).max();
+        u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Lets the style be, from the next frame on, this share of the way from that before the last
@@ -316,7 +315,7 @@ impl Stylizer {
         let settings = Settings { content_layers, style_layers, pooling, working_size, ..self.settings.clone() };
         self.check(&settings)?;
         match objective {
-            Some((objective, _)) => self.objective = objective,
+            Some(objective) => self.objective = objective,
             None => style.install(self.objective.as_mut())?,
         }
         if let Some(last) = self.style.as_ref().filter(|_| !is_new_network) {
@@ -416,11 +415,11 @@ impl Stylizer {
         };
         let optimized = Instant::now();
         // The detail is the frame's, and the paint comes from the working size.
-        let (picture, layer) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
-            Some(picture) => (picture, Layer::Picture),
-            None => (image.minus(&content), Layer::Residual(self.settings.strength as f32)),
+        let (picture, placing) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
+            Some(picture) => (picture, Placing::Instead),
+            None => (image.minus(&content), Placing::Onto(self.settings.strength as f32)),
         };
-        self.scaler.lay(&picture, layer, frame)?;
+        self.scaler.place(&picture, placing, frame)?;
         self.costs.composition_took(optimized.elapsed());
         self.history = Some(History { content, stylized: image, optimizer });
 

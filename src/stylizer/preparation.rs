@@ -32,8 +32,8 @@ pub struct Preparation {
 /// What came of a [`Preparation`]. See [`Stylizer::install`](super::Stylizer::install).
 pub struct Prepared {
     pub(super) network: Network,
-    /// That of a new network, and how long an iteration took to warm it up.
-    pub(super) objective: Option<(Box<dyn Objective>, Duration)>,
+    /// That of a new network.
+    pub(super) objective: Option<Box<dyn Objective>>,
     pub(super) working_size: u32,
     pub(super) style: StyleTarget,
 }
@@ -50,18 +50,13 @@ impl Preparation {
         // What is only used here shall not take turns with the frames.
         let processor = if self.is_new_network { self.processor } else { self.processor.with_threads(1)? };
         let mut objective = objective::open(self.weights, self.network.clone(), self.device, &processor)?;
-        let iteration = if self.is_new_network { Some(warm_up(objective.as_mut())?) } else { None };
+        if self.is_new_network {
+            warm_up(objective.as_mut())?;
+        }
         let mut style = StyleTarget::new(picture);
         style.prepare(objective.as_mut(), self.long_side)?;
-        let objective = iteration.map(|iteration| (objective, iteration));
+        let objective = self.is_new_network.then_some(objective);
         Ok(Prepared { network: self.network, objective, working_size: self.working_size, style })
-    }
-}
-
-impl Prepared {
-    /// How long an iteration takes of an image of [`WARM_UP_SIZE`], if that is not the same as before.
-    pub fn iteration_duration(&self) -> Option<Duration> {
-        self.objective.as_ref().map(|(_, duration)| *duration)
     }
 }
 

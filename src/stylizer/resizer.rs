@@ -46,13 +46,11 @@ impl Resizer {
             Filter::Shrink => fir::FilterType::Box,
             Filter::Enlarge => fir::FilterType::CatmullRom,
         };
-        // Not further than to the last row, whatever was rounded.
-        let length = (rows.end - rows.start).min(height as f64 - rows.start);
         let options = fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(filter)).crop(
             0.0,
             rows.start,
             width as f64,
-            length,
+            rows.end - rows.start,
         );
         let (from, to) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
         let source = fir::images::ImageRef::new(side(width)?, side(height)?, from, fir::PixelType::F32)

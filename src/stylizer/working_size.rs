@@ -28,9 +28,7 @@ const MOST_PATIENCE: u32 = 64;
 pub struct SizeChooser {
     /// The place of the size on the ladder.
     rung: usize,
-    /// The lowest place, which leaves something of the frame for the deepest layer, and the highest, which is that of
-    /// the frame.
-    bottom: usize,
+    /// The highest place, which is that of the frame.
     top: usize,
     /// Of each frame, the shares of its budget that one iteration takes, and everything else.
     shares: Vec<(f64, f64)>,
@@ -43,19 +41,14 @@ pub struct SizeChooser {
 
 impl SizeChooser {
     /// Chooses a size for frames of `frame_size` with a budget, given how long an iteration takes of an image of
-    /// [`WARM_UP_SIZE`], and the shortest side that an image may have.
-    pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize), shortest_side: usize) -> Self {
+    /// [`WARM_UP_SIZE`].
+    pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize)) -> Self {
         let pixels = |(width, height)| (width * height) as f64;
         let share = FRAME * iteration.as_secs_f64() / budget.as_secs_f64();
-        let rung = largest(|side| share * pixels(image::fit(frame_size, side)) / pixels(WARM_UP_SIZE));
-        let first = |is_enough: &dyn Fn(usize) -> bool| {
-            LADDER.iter().position(|&side| is_enough(side as usize)).unwrap_or(LADDER.len() - 1)
-        };
-        let (width, height) = frame_size;
-        let top = first(&|side| side >= width.max(height));
-        let bottom = first(&|side| side * width.min(height) >= shortest_side * width.max(height)).min(top);
-        let rung = rung.clamp(bottom, top);
-        Self { rung, bottom, top, shares: Vec::new(), calm: 0, patience: PATIENCE, has_grown: false }
+        let rung = largest(AIM, |side| share * pixels(image::fit(frame_size, side as usize)) / pixels(WARM_UP_SIZE));
+        let long_side = frame_size.0.max(frame_size.1);
+        let top = LADDER.iter().position(|&side| side as usize >= long_side).unwrap_or(LADDER.len() - 1);
+        Self { rung: rung.min(top), top, shares: Vec::new(), calm: 0, patience: PATIENCE, has_grown: false }
     }
 
     /// The working size.
@@ -63,9 +56,9 @@ impl SizeChooser {
         LADDER[self.rung]
     }
 
-    /// Learns how long an iteration takes of a frame of this size, and everything else. Tells whether the size is another
-    /// now.
-    pub fn observe(&mut self, iteration: Duration, rest: Duration, budget: Duration) -> bool {
+    /// Learns how long an iteration takes of a frame at `size`, which is the chosen one unless the frame needs a larger,
+    /// and everything else. Tells whether another size is chosen now.
+    pub fn observe(&mut self, size: usize, iteration: Duration, rest: Duration, budget: Duration) -> bool {
         let share = |duration: Duration| duration.as_secs_f64() / budget.as_secs_f64();
         self.shares.push((share(iteration), share(rest)));
         if self.shares.len() < WINDOW {
@@ -74,13 +67,15 @@ impl SizeChooser {
         self.shares.sort_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1)));
         let (iteration, rest) = self.shares[WINDOW - 1 - OUTLIERS];
         self.shares.clear();
-        let (last, share) = (self.rung, iteration + rest);
-        let size = f64::from(self.size());
-        // Most of the rest goes into the frame as it comes, whose size is always the same.
-        let share_at = |side| rest + iteration * (side as f64 / size).powi(2);
-        let possible = largest(share_at).clamp(self.bottom, self.top);
-        if share > TOO_MUCH {
-            self.rung = possible.min(last.saturating_sub(1)).max(self.bottom);
+        let last = self.rung;
+        // Most of the rest goes into the frame as it comes, whose size is always the same. Whatever takes so long that
+        // little is left shall not leave iterations less than half of that.
+        let aim = AIM.max(0.5 * (rest + TOO_MUCH));
+        let possible = largest(aim, |side| rest + iteration * (f64::from(side) / size as f64).powi(2)).min(self.top);
+        if iteration + rest > TOO_MUCH {
+            // If there is no time even without iterations, smaller ones may help or not.
+            let smaller = last.saturating_sub(1);
+            self.rung = if rest < TOO_MUCH { possible.min(smaller) } else { smaller };
             if std::mem::take(&mut self.has_grown) {
                 self.patience = (2 * self.patience).min(MOST_PATIENCE);
             }
@@ -88,7 +83,8 @@ impl SizeChooser {
         } else if possible > last {
             self.calm += 1;
             if self.calm >= self.patience {
-                (self.rung, self.calm, self.has_grown) = (possible, 0, true);
+                // One at a time: some of the rest grows with it.
+                (self.rung, self.calm, self.has_grown) = (last + 1, 0, true);
             }
         } else {
             self.calm = 0;
@@ -97,9 +93,9 @@ impl SizeChooser {
     }
 }
 
-/// The largest size on the ladder that takes no more of the budget than it shall, given the share that each takes.
-fn largest(share: impl Fn(usize) -> f64) -> usize {
-    LADDER.iter().rposition(|&side| share(side as usize) <= AIM).unwrap_or(0)
+/// The largest size on the ladder whose share of the budget is no more than `aim`, given the share of each.
+fn largest(aim: f64, share: impl Fn(u32) -> f64) -> usize {
+    LADDER.iter().rposition(|&side| share(side) <= aim).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -108,19 +104,20 @@ mod tests {
 
     const BUDGET: Duration = Duration::from_millis(40);
 
-    /// How often the size changes while a machine takes so many microseconds for an iteration of 1000 pixels and for
-    /// everything else.
-    fn watch(chooser: &mut SizeChooser, each: u64, fixed: u64, frames: usize) -> usize {
+    /// How often the size changes while a machine takes so many microseconds for an iteration of 1000 pixels, and for
+    /// everything else so many for these and so many for the frame.
+    fn watch(chooser: &mut SizeChooser, each: u64, (rest_each, fixed): (u64, u64), frames: usize) -> usize {
         let changes = (0..frames).filter(|_| {
             let size = u64::from(chooser.size());
-            let iteration = Duration::from_micros(each * size * size * 9 / 16 / 1000);
-            chooser.observe(iteration, Duration::from_micros(fixed), BUDGET)
+            let of_pixels = |each| Duration::from_micros(each * size * size * 9 / 16 / 1000);
+            let rest = of_pixels(rest_each) + Duration::from_micros(fixed);
+            chooser.observe(size as usize, of_pixels(each), rest, BUDGET)
         });
         changes.count()
     }
 
     fn chooser(iteration: u64) -> SizeChooser {
-        SizeChooser::new(Duration::from_micros(iteration), BUDGET, (1280, 720), 8)
+        SizeChooser::new(Duration::from_micros(iteration), BUDGET, (1280, 720))
     }
 
     #[test]
@@ -128,26 +125,33 @@ mod tests {
         for (iteration, size) in [(1_000, 384), (5_000, 192), (10_000, 128), (14_000, 128), (100_000, 64)] {
             assert_eq!(chooser(iteration).size(), size, "{iteration}");
         }
-        let upright = SizeChooser::new(Duration::from_millis(5), BUDGET, (720, 1280), 8);
+        let upright = SizeChooser::new(Duration::from_millis(5), BUDGET, (720, 1280));
         assert_eq!(upright.size(), 192);
-        let mut small = SizeChooser::new(Duration::from_millis(1), BUDGET, (200, 100), 8);
+        let mut small = SizeChooser::new(Duration::from_millis(1), BUDGET, (200, 100));
         assert_eq!(small.size(), 256);
-        assert_eq!(watch(&mut small, 1, 0, 20 * WINDOW), 0);
-        let mut flat = SizeChooser::new(Duration::from_secs(1), BUDGET, (1600, 100), 8);
-        assert_eq!(flat.size(), 128);
-        assert_eq!(watch(&mut flat, 1_000_000, 0, 20 * WINDOW), 0);
+        assert_eq!(watch(&mut small, 1, (0, 0), 20 * WINDOW), 0);
     }
 
     #[test]
     fn the_size_comes_to_what_holds_the_rate_and_stays() {
-        for (guess, each, fixed) in [(1_000, 1_000, 5_000), (100_000, 1_000, 5_000), (10_000, 300, 20_000)] {
+        for (guess, each, rest_each, fixed) in [
+            (1_000, 1_000, 0, 5_000),
+            (100_000, 1_000, 0, 5_000),
+            (10_000, 300, 0, 20_000),
+            // Where the rest is most, and grows with the size.
+            (10_000, 30, 100, 4_000),
+            (10_000, 50, 100, 10_000),
+            // Where the frame alone leaves little time.
+            (10_000, 700, 0, 30_000),
+            (100_000, 700, 0, 34_000),
+        ] {
             let mut chooser = chooser(guess);
-            watch(&mut chooser, each, fixed, 20 * WINDOW);
+            watch(&mut chooser, each, (rest_each, fixed), 100 * WINDOW);
             let size = u64::from(chooser.size());
-            let share = |size: u64| (fixed + each * size * size * 9 / 16 / 1000) as f64 / 40_000.0;
+            let share = |size: u64| (fixed + (each + rest_each) * size * size * 9 / 16 / 1000) as f64 / 40_000.0;
             assert!(share(size) <= TOO_MUCH, "{guess}: {size}");
             assert!(share(2 * size) > AIM, "{guess}: {size}");
-            assert_eq!(watch(&mut chooser, each, fixed, 100 * WINDOW), 0, "{guess}");
+            assert_eq!(watch(&mut chooser, each, (rest_each, fixed), 100 * WINDOW), 0, "{guess} {each} {fixed}");
         }
     }
 
@@ -155,11 +159,18 @@ mod tests {
     fn a_busy_machine_gets_a_smaller_size_and_then_a_larger_one_again() {
         let mut chooser = chooser(5_000);
         assert_eq!(chooser.size(), 192);
-        assert_eq!(watch(&mut chooser, 1_000, 2_000, 10 * WINDOW), 0);
-        watch(&mut chooser, 3_000, 6_000, 10 * WINDOW);
+        assert_eq!(watch(&mut chooser, 1_000, (0, 2_000), 10 * WINDOW), 0);
+        watch(&mut chooser, 3_000, (0, 6_000), 10 * WINDOW);
         assert!(chooser.size() < 192);
-        watch(&mut chooser, 1_000, 2_000, 20 * WINDOW);
+        watch(&mut chooser, 1_000, (0, 2_000), 20 * WINDOW);
         assert_eq!(chooser.size(), 192);
+    }
+
+    #[test]
+    fn without_time_for_iterations_the_size_is_the_smallest() {
+        let mut chooser = chooser(10_000);
+        watch(&mut chooser, 100, (0, 41_000), 20 * WINDOW);
+        assert_eq!(chooser.size(), 64);
     }
 
     #[test]
@@ -167,7 +178,7 @@ mod tests {
         let mut chooser = chooser(5_000);
         for frame in 0..10 * WINDOW {
             let milliseconds = if frame % 12 == 0 { 200 } else { 25 };
-            assert!(!chooser.observe(Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
+            assert!(!chooser.observe(192, Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
         }
     }
 
@@ -178,7 +189,8 @@ mod tests {
         let mut changes = 0;
         for _ in 0..1000 * WINDOW {
             let milliseconds = if chooser.size() > 160 { 60 } else { 10 };
-            changes += usize::from(chooser.observe(Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
+            let iteration = Duration::from_millis(milliseconds);
+            changes += usize::from(chooser.observe(chooser.size() as usize, iteration, Duration::ZERO, BUDGET));
         }
         assert!(changes < 50, "{changes}");
     }
