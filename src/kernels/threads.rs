@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    marker::PhantomData,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -18,7 +19,7 @@ use super::{Kind, vector::Task};
 /// What a job is called with: the number of the worker and that of the job.
 type Job = dyn Fn(usize, usize) + Sync;
 
-/// Threads that share the jobs of one [`run`](Pool::run) at a time.
+/// Threads that share the jobs of one [`run`](Pool::run) at a time, with the one that calls it.
 pub struct Pool {
     turns: Turns,
     shared: Arc<Shared>,
@@ -35,8 +36,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     round: u64,
+    /// What may be begun in this round.
     work: Option<Work>,
-    /// Workers that have not finished this round.
+    /// Workers that have begun.
     busy: usize,
     panicked: bool,
     closing: bool,
@@ -48,11 +50,11 @@ struct Work {
     count: usize,
 }
 
-// SAFETY: the job is `Sync`, and `Pool::run` does not return before all workers are through with it.
+// SAFETY: the job is `Sync`, and `Pool::run` does not return before all who began are through with it.
 unsafe impl Send for Work {}
 
 impl Pool {
-    /// A pool of so many threads; 0 is one for each processor.
+    /// A pool of so many threads, among them that which calls [`run`](Self::run); 0 is one for each processor.
     ///
     /// # Errors
     ///
@@ -65,8 +67,8 @@ impl Pool {
             done: Condvar::new(),
             next: AtomicUsize::new(0),
         });
-        let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads) };
-        for worker in 0..threads {
+        let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads - 1) };
+        for worker in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
             pool.workers.push(thread);
@@ -76,10 +78,13 @@ impl Pool {
 
     /// How many threads there are.
     pub fn threads(&self) -> usize {
-        self.workers.len()
+        self.workers.len() + 1
     }
 
     /// Runs `job` for all numbers up to `count` and waits for the last.
+    ///
+    /// This thread does not wait for others to wake up: it takes jobs itself, and workers help as soon as they can. When
+    /// there are none left, only those are waited for that have begun.
     ///
     /// # Panics
     ///
@@ -88,17 +93,25 @@ impl Pool {
         let _turn = self.turns.wait();
         // SAFETY: only the lifetime is changed. The pointer is used between here and the end of the round below.
         let job: *const Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), _>(job) };
-        let mut state = self.shared.lock();
+        let work = Work { job, count };
         self.shared.next.store(0, Ordering::Relaxed);
-        state.round += 1;
-        state.work = Some(Work { job, count });
-        state.busy = self.workers.len();
-        self.shared.wake.notify_all();
+        if count > 1 {
+            let mut state = self.shared.lock();
+            state.round += 1;
+            state.work = Some(work);
+            drop(state);
+            self.shared.wake.notify_all();
+        }
+        let panicked = {
+            let _flushing = Flushing::begin();
+            self.shared.take_jobs(work, 0)
+        };
+        let mut state = self.shared.lock();
+        state.work = None;
         while state.busy > 0 {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.work = None;
-        let panicked = std::mem::take(&mut state.panicked);
+        let panicked = std::mem::take(&mut state.panicked) || panicked;
         drop(state);
         assert!(!panicked, "a computing thread panicked");
     }
@@ -166,35 +179,44 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn work(shared: &Shared, worker: usize) {
-    flush_denormals();
-    let mut seen = 0;
-    loop {
-        let mut state = shared.lock();
-        while state.round == seen && !state.closing {
-            state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.closing {
-            return;
-        }
-        seen = state.round;
-        let Some(Work { job, count }) = state.work else { continue };
-        drop(state);
+    /// Runs jobs until there are none left. Tells whether one panicked; others go on.
+    fn take_jobs(&self, Work { job, count }: Work, worker: usize) -> bool {
         let jobs = || {
-            // SAFETY: `Pool::run` waits for this worker before the job goes away.
+            // SAFETY: `Pool::run` waits for whoever has begun before the job goes away.
             let job = unsafe { &*job };
             loop {
-                let number = shared.next.fetch_add(1, Ordering::Relaxed);
+                let number = self.next.fetch_add(1, Ordering::Relaxed);
                 if number >= count {
                     break;
                 }
                 job(worker, number);
             }
         };
-        let panicked = catch_unwind(AssertUnwindSafe(jobs)).is_err();
-        let mut state = shared.lock();
+        catch_unwind(AssertUnwindSafe(jobs)).is_err()
+    }
+}
+
+fn work(shared: &Shared, worker: usize) {
+    let _flushing = Flushing::begin();
+    let mut seen = 0;
+    let mut state = shared.lock();
+    loop {
+        if state.closing {
+            return;
+        }
+        let work = match state.work {
+            Some(work) if state.round != seen => work,
+            _ => {
+                state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+        };
+        seen = state.round;
+        state.busy += 1;
+        drop(state);
+        let panicked = shared.take_jobs(work, worker);
+        state = shared.lock();
         state.panicked |= panicked;
         state.busy -= 1;
         if state.busy == 0 {
@@ -203,31 +225,65 @@ fn work(shared: &Shared, worker: usize) {
     }
 }
 
-/// Makes this thread take numbers too small for the normal format for zero. They cost a hundred times the time of
-/// others and mean nothing here.
-fn flush_denormals() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        const FLUSH_TO_ZERO: u32 = 1 << 15;
-        const DENORMALS_ARE_ZERO: u32 = 1 << 6;
-        let mut control = 0_u32;
-        // SAFETY: only these two bits of the register are changed, in a thread that runs nothing but kernels.
-        unsafe {
-            std::arch::asm!("stmxcsr [{}]", in(reg) &mut control, options(nostack));
-            control |= FLUSH_TO_ZERO | DENORMALS_ARE_ZERO;
-            std::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly));
-        }
+/// While it lives this thread takes numbers too small for the normal format for zero. They cost a hundred times the time
+/// of others and mean nothing here.
+struct Flushing {
+    before: u64,
+    /// It belongs to its thread.
+    _here: PhantomData<*const ()>,
+}
+
+/// The bits of the control register that let such results, and operands, be zero.
+const FLUSH: u64 = if cfg!(target_arch = "x86_64") {
+    1 << 15 | 1 << 6
+} else if cfg!(target_arch = "aarch64") {
+    1 << 24
+} else {
+    0
+};
+
+impl Flushing {
+    fn begin() -> Self {
+        let before = control();
+        set_control(before | FLUSH);
+        Self { before, _here: PhantomData }
     }
+}
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        set_control(self.before);
+    }
+}
+
+#[allow(unused_mut)]
+fn control() -> u64 {
+    let mut control = 0_u64;
+    // SAFETY: the register is read into a variable that has room for it.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("stmxcsr [{}]", in(reg) &mut control, options(nostack));
+    }
+    // SAFETY: as above.
     #[cfg(target_arch = "aarch64")]
-    {
-        const FLUSH_TO_ZERO: u64 = 1 << 24;
-        let mut control: u64;
-        // SAFETY: only this bit of the register is changed, in a thread that runs nothing but kernels.
-        unsafe {
-            std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack));
-            control |= FLUSH_TO_ZERO;
-            std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack));
-        }
+    unsafe {
+        std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack));
+    }
+    control
+}
+
+#[allow(unused_variables)]
+fn set_control(control: u64) {
+    // SAFETY: it is what the register held, or that with the bits of `FLUSH`, in a thread that runs nothing but kernels
+    // until the register holds its own again.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("ldmxcsr [{}]", in(reg) &control, options(nostack, readonly));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack));
     }
 }
 
@@ -236,7 +292,7 @@ fn flush_denormals() {
 pub struct Parts<'a, T> {
     start: *mut T,
     len: usize,
-    slice: std::marker::PhantomData<&'a mut [T]>,
+    slice: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: it is a `&mut [T]` whose users promise not to touch the same places.
@@ -246,7 +302,7 @@ unsafe impl<T: Send> Sync for Parts<'_, T> {}
 
 impl<'a, T> Parts<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
-        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// Whether it is a slice of this length.
@@ -291,7 +347,7 @@ mod tests {
 
     #[test]
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    fn workers_flush_denormals_and_their_caller_does_not() {
+    fn denormals_are_flushed_in_jobs_alone() {
         let made = || black_box(f32::MIN_POSITIVE) * black_box(0.5);
         let taken = || black_box(1e-40_f32) * black_box(1e10);
         let check_caller = || assert!(made() > 0.0 && taken() > 0.0);
@@ -302,16 +358,16 @@ mod tests {
     }
 
     #[test]
-    fn jobs_run_in_the_workers_alone() {
+    fn jobs_run_in_the_caller_and_the_workers() {
         let pool = Pool::new(3).unwrap();
         let threads = Mutex::new(HashSet::new());
         for _ in 0..50 {
-            pool.run(20, &|_, _| {
-                threads.lock().unwrap().insert(thread::current().id());
+            run_everywhere(&pool, |worker| {
+                threads.lock().unwrap().insert((worker, thread::current().id()));
             });
         }
         let threads = threads.into_inner().unwrap();
-        assert!(threads.len() <= 3 && !threads.contains(&thread::current().id()));
+        assert!(threads.len() == 3 && threads.contains(&(0, thread::current().id())), "{threads:?}");
     }
 
     #[test]
