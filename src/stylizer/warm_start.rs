@@ -100,14 +100,18 @@ impl History {
     /// cleared, and the paint counts as new. The second tells how steep it is around there: without it, the next steps
     /// would be twice as long as any other.
     fn moved_residual(&mut self, motion: &Motion, warper: &mut Warper) -> Image {
-        let standing = self.residual();
-        let mut residual = standing.clone();
+        let mut residual = self.residual();
         let Memory { first_moment, second_moment, freshness } = self.optimizer.memory();
         warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, freshness]);
         let pixels = motion.trust.len();
-        for (plane, standing) in residual.data_mut().chunks_exact_mut(pixels).zip(standing.planes()) {
-            for (n, (value, standing)) in plane.iter_mut().zip(standing).enumerate() {
-                *value += motion.flow.share_outside(n) * (standing - *value);
+        let outside: Vec<(usize, f32)> = (0..pixels)
+            .map(|pixel| (pixel, motion.flow.share_outside(pixel)))
+            .filter(|(_, share)| *share > 0.0)
+            .collect();
+        let standing = self.stylized.planes().zip(self.content.planes());
+        for (plane, (stylized, content)) in residual.planes_mut().into_iter().zip(standing) {
+            for &(n, share) in &outside {
+                plane[n] += share * (stylized[n] - content[n] - plane[n]);
             }
         }
         for plane in first_moment.chunks_exact_mut(pixels) {
@@ -135,7 +139,8 @@ impl History {
 /// The share of its age that the paint of a pixel loses because what is under it moves or changes, so that it has to
 /// go on with it. Where nothing does, it comes to rest.
 fn wear(motion: &Motion, pixel: usize) -> f32 {
-    let distance = motion.flow.x[pixel].hypot(motion.flow.y[pixel]);
+    let (x, y) = (motion.flow.x[pixel], motion.flow.y[pixel]);
+    let distance = (x * x + y * y).sqrt();
     let moved = MOTION_WEAR * (distance / MOTION).min(1.0);
     let changed = (motion.change[pixel] - CALM_CHANGE).max(0.0) / FULL_CHANGE;
     (moved + changed).min(1.0)
