@@ -77,7 +77,7 @@ impl Settings {
         check("iterations", self.iterations, Self::ITERATIONS, "between 1 and 10000")?;
         check("first-iterations", self.first_iterations, Self::ITERATIONS, "between 1 and 10000")?;
         if self.working_size != 0 {
-            check("working-size", self.working_size, Self::WORKING_SIZES, "0, or between 16 and 8192")?;
+            check("working-size", self.working_size, Self::WORKING_SIZES, "0, 16 to 8192, or in the element -1")?;
         }
         check("scene-threshold", self.scene_threshold, 0.0..=1.0, "between 0 and 1")?;
         check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
