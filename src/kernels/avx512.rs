@@ -83,6 +83,12 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn sum(self) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_add_ps(self.0) }
+    }
+
+    #[inline(always)]
     fn above(self, other: Self) -> u16 {
         // SAFETY: see above.
         unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0) }

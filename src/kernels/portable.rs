@@ -88,6 +88,12 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn sum(self) -> f32 {
+        let four: [f32; 4] = array::from_fn(|n| (self.0[n] + self.0[n + 8]) + (self.0[n + 4] + self.0[n + 12]));
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
     fn above(self, other: Self) -> u16 {
         self.compare(other, |a, b| a > b)
     }

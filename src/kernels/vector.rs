@@ -49,6 +49,8 @@ pub trait Vector: Copy {
     /// `self * factor + term`.
     fn mul_add(self, factor: Self, term: Self) -> Self;
     fn max(self, other: Self) -> Self;
+    /// The sum of all lanes.
+    fn sum(self) -> f32;
     /// One bit for each lane, set where `self` is above `other`.
     fn above(self, other: Self) -> u16;
     /// One bit for each lane, set where `self` equals `other`.

@@ -3,13 +3,13 @@
 //! Dense inverse search (Kroeger, Timofte, Dai and Van Gool 2016): square patches of one picture are looked for in
 //! the other by gradient descent, and where they overlap they vote for the flow.
 
-use std::ops::{Add, Mul, Range, Sub};
+use std::ops::Range;
 
 use super::{
     Flow,
     pyramid::{BORDER, Plane},
 };
-use crate::kernels::{Task, Vector};
+use crate::kernels::{Lanes, Task, Vector};
 
 /// Side of a patch in pixels.
 const PATCH: usize = 8;
@@ -28,69 +28,13 @@ const STILL_RATIO: f32 = 1.75;
 /// keeps patches without structure in their place.
 const DAMPING: f32 = 256.0;
 
-/// A row of a patch.
-#[derive(Clone, Copy, Default)]
-struct Row([f32; PATCH]);
+/// Its share of a patch that a pixel has.
+const SHARE: f32 = 1.0 / (PATCH * PATCH) as f32;
+/// Rows of a patch from one that shares its [`Lanes`] to the other.
+const HALF: usize = PATCH / 2;
 
-type Values = [Row; PATCH];
-
-impl Row {
-    /// The first pixels of `levels`.
-    #[inline(always)]
-    fn load(levels: &[f32]) -> Self {
-        let mut row = Self::default();
-        row.0.copy_from_slice(&levels[..PATCH]);
-        row
-    }
-
-    #[inline(always)]
-    fn each(mut self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
-        self.0.iter_mut().zip(other.0).for_each(|(value, other)| *value = operation(*value, other));
-        self
-    }
-
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let [a, b, c, d, e, f, g, h] = self.0;
-        ((a + b) + (c + d)) + ((e + f) + (g + h))
-    }
-}
-
-impl Add for Row {
-    type Output = Self;
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        self.each(other, |a, b| a + b)
-    }
-}
-
-impl Sub for Row {
-    type Output = Self;
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        self.each(other, |a, b| a - b)
-    }
-}
-
-impl Mul for Row {
-    type Output = Self;
-
-    #[inline(always)]
-    fn mul(self, other: Self) -> Self {
-        self.each(other, |a, b| a * b)
-    }
-}
-
-impl Mul<Row> for f32 {
-    type Output = Row;
-
-    #[inline(always)]
-    fn mul(self, row: Row) -> Row {
-        Row([self; PATCH]) * row
-    }
-}
+/// The pixels of a patch: in each [`Lanes`] a row of the upper half, then the row as far down in the lower half.
+type Values = [Lanes; HALF];
 
 /// Where a patch was found.
 #[derive(Clone, Copy, Default)]
@@ -144,9 +88,9 @@ impl Task for Search<'_> {
         let columns = matches.len();
         for (column, found) in matches.iter_mut().enumerate() {
             let x = origin(column, picture.width());
-            let patch = Patch::new(picture, x, y);
-            let displacement = match start {
-                Start::Still => patch.descend(other, [0.0; 2]),
+            let patch = Patch::<V>::new(picture, x, y);
+            let fit = match start {
+                Start::Still => patch.descend(other, patch.fit(other, [0.0; 2])),
                 Start::Coarser(flow) => {
                     let guess = |dx: isize, dy: isize| {
                         let near = |at: usize, offset: isize, length: usize| {
@@ -171,111 +115,132 @@ impl Task for Search<'_> {
                         guess((row + 1).min(rows - 1), column),
                     ];
                     let best = patch.best(other, &guesses);
-                    if best == own { own } else { patch.descend(other, best) }
+                    if best.displacement == own { best } else { patch.descend(other, best) }
                 }
             };
-            let displacement =
-                if settle && patch.may_stand_still(other, displacement) { [0.0; 2] } else { displacement };
-            *found = Match { displacement, weights: patch.weights(other, displacement) };
+            let fit = if settle { patch.settle(other, fit) } else { fit };
+            found.displacement = fit.displacement;
+            patch.weigh(other, fit.displacement, &mut found.weights);
         }
     }
 }
 
-struct Patch {
+/// Rows of eight pixels, those of a patch's upper half and those of its lower half, as [`Values`] hold them.
+#[inline(always)]
+fn load<V: Vector>(upper: &[f32], lower: &[f32]) -> V {
+    let mut lanes = Lanes::ZERO;
+    lanes.0[..PATCH].copy_from_slice(&upper[..PATCH]);
+    lanes.0[PATCH..].copy_from_slice(&lower[..PATCH]);
+    V::load(&lanes)
+}
+
+struct Patch<V> {
     x: usize,
     y: usize,
-    values: Values,
+    values: [V; HALF],
     /// The derivatives along x and y.
-    slopes: [Values; 2],
+    slopes: [[V; HALF]; 2],
     /// The inverse of the sums of products of the derivatives about their means: xx, xy, yy.
     inverse: [f32; 3],
 }
 
-impl Patch {
+/// How a patch fits somewhere.
+#[derive(Clone, Copy)]
+struct Fit {
+    displacement: [f32; 2],
+    /// The sum of squared differences about their mean.
+    error: f32,
+    /// Its negative slope for the displacement.
+    slope: [f32; 2],
+}
+
+impl<V: Vector> Patch<V> {
     #[inline(always)]
     fn new(picture: &Plane, x: usize, y: usize) -> Self {
         let around = picture.rows_from(x as isize - 1, y as isize - 1);
         let row = |n: usize| &around[n * picture.stride()..][..PATCH + 2];
-        let mut patch = Self { x, y, values: Default::default(), slopes: Default::default(), inverse: [0.0; 3] };
-        let mut sums = [Row::default(); 5];
-        for r in 0..PATCH {
-            let dx = 0.5 * (Row::load(&row(r + 1)[2..]) - Row::load(row(r + 1)));
-            let dy = 0.5 * (Row::load(&row(r + 2)[1..]) - Row::load(&row(r)[1..]));
-            patch.values[r] = Row::load(&row(r + 1)[1..]);
+        let none = [V::splat(0.0); HALF];
+        let mut patch = Self { x, y, values: none, slopes: [none; 2], inverse: [0.0; 3] };
+        let mut sums = [V::splat(0.0); 5];
+        let half = V::splat(0.5);
+        for r in 0..HALF {
+            let (above, here, below) = (row(r), row(r + 1), row(r + 2));
+            let (lower_above, lower_here, lower_below) = (row(r + HALF), row(r + HALF + 1), row(r + HALF + 2));
+            let left = load::<V>(here, lower_here);
+            let dx = load::<V>(&here[2..], &lower_here[2..]).sub(left).mul(half);
+            let above = load::<V>(&above[1..], &lower_above[1..]);
+            let dy = load::<V>(&below[1..], &lower_below[1..]).sub(above).mul(half);
+            patch.values[r] = load(&here[1..], &lower_here[1..]);
             patch.slopes[0][r] = dx;
             patch.slopes[1][r] = dy;
-            sums[0] = sums[0] + dx;
-            sums[1] = sums[1] + dy;
-            sums[2] = sums[2] + dx * dx;
-            sums[3] = sums[3] + dx * dy;
-            sums[4] = sums[4] + dy * dy;
+            sums[0] = sums[0].add(dx);
+            sums[1] = sums[1].add(dy);
+            sums[2] = dx.mul_add(dx, sums[2]);
+            sums[3] = dx.mul_add(dy, sums[3]);
+            sums[4] = dy.mul_add(dy, sums[4]);
         }
-        let [x, y, xx, xy, yy] = sums.map(Row::sum);
-        const SHARE: f32 = 1.0 / (PATCH * PATCH) as f32;
+        let [x, y, xx, xy, yy] = sums.map(V::sum);
         let (xx, xy, yy) = (xx - SHARE * x * x + DAMPING, xy - SHARE * x * y, yy - SHARE * y * y + DAMPING);
         // Not zero, as the matrix of the sums is positive and the damping makes it definite.
         let scale = 1.0 / (xx * yy - xy * xy);
         patch.inverse = [yy * scale, -xy * scale, xx * scale];
         // Without their mean the derivatives do not see that of the difference they are multiplied by.
         for (slopes, sum) in patch.slopes.iter_mut().zip([x, y]) {
-            slopes.iter_mut().for_each(|row| *row = *row - Row([SHARE * sum; PATCH]));
+            let mean = V::splat(SHARE * sum);
+            slopes.iter_mut().for_each(|slopes| *slopes = slopes.sub(mean));
         }
         patch
     }
 
     /// The differences between the other picture, displaced, and the patch.
     #[inline(always)]
-    fn differences(&self, other: &Plane, displacement: [f32; 2]) -> Values {
+    fn differences(&self, other: &Plane, displacement: [f32; 2]) -> [V; HALF] {
         const FIRST: f32 = 1.0 - BORDER as f32;
         const BEYOND: usize = BORDER - PATCH - 2;
         let x = (self.x as f32 + displacement[0]).clamp(FIRST, (other.width() + BEYOND) as f32);
         let y = (self.y as f32 + displacement[1]).clamp(FIRST, (other.height() + BEYOND) as f32);
         let (left, top) = (x.floor(), y.floor());
-        let (right_share, lower_share) = (x - left, y - top);
-        let weights = [
-            (1.0 - lower_share) * (1.0 - right_share),
-            (1.0 - lower_share) * right_share,
-            lower_share * (1.0 - right_share),
-            lower_share * right_share,
-        ];
+        let [(left_share, right_share), (upper_share, lower_share)] =
+            [x - left, y - top].map(|share| (V::splat(1.0 - share), V::splat(share)));
         let around = other.rows_from(left as isize, top as isize);
         let row = |n: usize| &around[n * other.stride()..][..PATCH + 1];
-        let mut differences = Values::default();
-        for (r, differences) in differences.iter_mut().enumerate() {
-            let (upper, lower) = (row(r), row(r + 1));
-            let value = (weights[0] * Row::load(upper) + weights[1] * Row::load(&upper[1..]))
-                + (weights[2] * Row::load(lower) + weights[3] * Row::load(&lower[1..]));
-            *differences = value - self.values[r];
+        let mut rows = [V::splat(0.0); HALF + 1];
+        for (n, blended) in rows.iter_mut().enumerate() {
+            let (upper, lower) = (row(n), row(n + HALF));
+            let right = load::<V>(&upper[1..], &lower[1..]);
+            *blended = right.mul_add(right_share, load::<V>(upper, lower).mul(left_share));
+        }
+        let mut differences = self.values;
+        for (n, difference) in differences.iter_mut().enumerate() {
+            *difference = rows[n + 1].mul_add(lower_share, rows[n].mul(upper_share)).sub(*difference);
         }
         differences
     }
 
-    /// The sum of squared differences about their mean, and its negative slope for the displacement.
     #[inline(always)]
-    fn compare(&self, other: &Plane, displacement: [f32; 2]) -> (f32, [f32; 2]) {
-        let mut sums = [Row::default(); 4];
-        for (r, row) in self.differences(other, displacement).into_iter().enumerate() {
-            sums[0] = sums[0] + row;
-            sums[1] = sums[1] + row * row;
-            sums[2] = sums[2] + row * self.slopes[0][r];
-            sums[3] = sums[3] + row * self.slopes[1][r];
+    fn fit(&self, other: &Plane, displacement: [f32; 2]) -> Fit {
+        let mut sums = [V::splat(0.0); 4];
+        for (n, row) in self.differences(other, displacement).into_iter().enumerate() {
+            sums[0] = sums[0].add(row);
+            sums[1] = row.mul_add(row, sums[1]);
+            sums[2] = row.mul_add(self.slopes[0][n], sums[2]);
+            sums[3] = row.mul_add(self.slopes[1][n], sums[3]);
         }
-        let [total, squares, x, y] = sums.map(Row::sum);
-        (squares - total * total / (PATCH * PATCH) as f32, [x, y])
+        let [total, squares, x, y] = sums.map(V::sum);
+        Fit { displacement, error: squares - SHARE * total * total, slope: [x, y] }
     }
 
-    /// The displacement at which the patch fits best; of several, the first.
+    /// The guess at which the patch fits best; of several, the first.
     #[inline(always)]
-    fn best<const N: usize>(&self, other: &Plane, guesses: &[[f32; 2]; N]) -> [f32; 2] {
-        let mut best = guesses[0];
-        let mut least = self.compare(other, best).0;
+    fn best<const N: usize>(&self, other: &Plane, guesses: &[[f32; 2]; N]) -> Fit {
+        let mut best = self.fit(other, guesses[0]);
         for (n, &guess) in guesses.iter().enumerate().skip(1) {
             if guesses[..n].contains(&guess) {
                 continue;
             }
-            let error = self.compare(other, guess).0;
-            if error < least {
-                (best, least) = (guess, error);
+            let fit = self.fit(other, guess);
+            if fit.error < best.error {
+                best = fit;
             }
         }
         best
@@ -284,22 +249,23 @@ impl Patch {
     /// Follows the slope from `start` to where the patch fits. Inverse compositional (Baker and Matthews 2004): the
     /// derivatives are the patch's, and the same in each step.
     #[inline(always)]
-    fn descend(&self, other: &Plane, start: [f32; 2]) -> [f32; 2] {
+    fn descend(&self, other: &Plane, start: Fit) -> Fit {
         let [xx, xy, yy] = self.inverse;
         let mut best = start;
-        let (mut least, mut slope) = self.compare(other, start);
         for _ in 0..DESCENT {
+            let Fit { displacement, slope, .. } = best;
             let step = [xx * slope[0] + xy * slope[1], xy * slope[0] + yy * slope[1]];
-            let next = [best[0] - step[0], best[1] - step[1]];
+            let next = [displacement[0] - step[0], displacement[1] - step[1]];
             const REACH: f32 = PATCH as f32;
-            if (next[0] - start[0]).abs().max((next[1] - start[1]).abs()) > REACH {
+            let from = start.displacement;
+            if (next[0] - from[0]).abs().max((next[1] - from[1]).abs()) > REACH {
                 return start;
             }
-            let (error, next_slope) = self.compare(other, next);
-            if error >= least {
+            let fit = self.fit(other, next);
+            if fit.error >= best.error {
                 break;
             }
-            (best, least, slope) = (next, error, next_slope);
+            best = fit;
             if step[0] * step[0] + step[1] * step[1] < ARRIVED * ARRIVED {
                 break;
             }
@@ -307,24 +273,29 @@ impl Patch {
         best
     }
 
-    /// Whether noise alone could be why the patch was found elsewhere than in its place.
+    /// Leaves the patch in its place if noise alone could be why it was found elsewhere.
     #[inline(always)]
-    fn may_stand_still(&self, other: &Plane, displacement: [f32; 2]) -> bool {
-        let [x, y] = displacement;
-        x * x + y * y < STILL * STILL
-            && self.compare(other, [0.0; 2]).0 <= STILL_RATIO * self.compare(other, displacement).0
+    fn settle(&self, other: &Plane, found: Fit) -> Fit {
+        let [x, y] = found.displacement;
+        if x * x + y * y < STILL * STILL {
+            let still = self.fit(other, [0.0; 2]);
+            if still.error <= STILL_RATIO * found.error {
+                return still;
+            }
+        }
+        found
     }
 
     /// The weights of Kroeger et al. (2016): the inverse of the difference, where that is above one level.
     #[inline(always)]
-    fn weights(&self, other: &Plane, displacement: [f32; 2]) -> Values {
-        let mut weights = self.differences(other, displacement);
-        let total = weights.iter().fold(Row::default(), |total, &row| total + row);
-        let mean = total.sum() / (PATCH * PATCH) as f32;
-        for weight in weights.iter_mut().flat_map(|row| &mut row.0) {
-            *weight = 1.0 / (*weight - mean).abs().max(1.0);
+    fn weigh(&self, other: &Plane, displacement: [f32; 2], weights: &mut Values) {
+        let differences = self.differences(other, displacement);
+        let total = differences.iter().fold(V::splat(0.0), |total, rows| total.add(*rows));
+        let mean = V::splat(SHARE * total.sum());
+        for (rows, weights) in differences.into_iter().zip(weights) {
+            rows.sub(mean).store(weights);
+            weights.0.iter_mut().for_each(|weight| *weight = 1.0 / weight.abs().max(1.0));
         }
-        weights
     }
 }
 
@@ -358,15 +329,14 @@ impl Task for Densify<'_> {
                 if !(top..top + PATCH).contains(&y) {
                     continue;
                 }
+                let (lanes, half) = ((y - top) % HALF, (y - top) / HALF);
                 for (column, found) in matches.iter().enumerate() {
-                    let covered = origin(column, width)..origin(column, width) + PATCH;
-                    let sums = weights[covered.clone()].iter_mut().zip(&mut x_sums[covered.clone()]);
+                    let left = origin(column, width);
+                    let row = found.weights[lanes].0.as_chunks::<PATCH>().0[half];
                     let [dx, dy] = found.displacement;
-                    for (((sum, x_sum), y_sum), weight) in sums.zip(&mut y_sums[covered]).zip(&found.weights[y - top].0)
-                    {
-                        *sum += weight;
-                        *x_sum += weight * dx;
-                        *y_sum += weight * dy;
+                    for (sums, factor) in [(&mut *weights, 1.0), (&mut *x_sums, dx), (&mut *y_sums, dy)] {
+                        let sums = &mut sums[left..][..PATCH];
+                        sums.iter_mut().zip(row).for_each(|(sum, weight)| *sum += weight * factor);
                     }
                 }
             }
