@@ -11,6 +11,7 @@
 
 mod change;
 mod consistency;
+mod places;
 mod pyramid;
 mod refinement;
 mod search;

@@ -14,10 +14,10 @@
 //! quadratic at the flow so far, which gives a system of linear equations, and comes close to its solution by
 //! successive over-relaxation.
 
-use std::{array, ops::Range};
+use std::ops::Range;
 
-use super::{Flow, pyramid::Plane};
-use crate::kernels::{Task, Vector};
+use super::{Flow, places::Places, pyramid::Plane};
+use crate::kernels::{LANES, Task, Vector};
 
 /// Weights of the terms.
 const BRIGHTNESS: f32 = 5.0;
@@ -34,8 +34,9 @@ const RELAXATION: f32 = 1.6;
 /// Rows that a job computes beyond its own on either side. A pixel hears of the next in half a sweep, so that the rows
 /// a job keeps come out as if it had all.
 const MARGIN: usize = HALF_SWEEPS;
-/// Columns beyond the edges in the memory of a job, so that edges need no code of their own.
-const PAD: usize = 2;
+/// Rows, and pairs of columns, beyond the edges in the memory of a job, so that edges need no code of their own.
+const PAD_ROWS: usize = 2;
+const PAD_COLUMNS: usize = 1;
 
 /// One round for some rows of a flow.
 pub struct Refine<'a> {
@@ -49,83 +50,148 @@ pub struct Refine<'a> {
     pub memory: &'a mut Memory,
 }
 
+/// A plane in two: the even and the odd columns. Neighbours are in different ones, as are, in a row, the colours of the
+/// chessboard that half sweeps follow.
+type Columns = [Vec<f32>; 2];
+
 /// What a job computes with, to be used again.
 #[derive(Default)]
 pub struct Memory {
-    mean: Vec<f32>,
-    difference: Vec<f32>,
+    places: Places,
+    /// A row of the other picture, warped.
+    warped: Vec<f32>,
+    mean: Columns,
+    difference: Columns,
     /// 1 where the flow stays in the picture, else 0.
-    inside: Vec<f32>,
+    inside: Columns,
     /// The flow, before and while it is refined.
-    x: Vec<f32>,
-    y: Vec<f32>,
-    smoothness: Vec<f32>,
+    x: Columns,
+    y: Columns,
+    smoothness: Columns,
     /// Weights of the smoothness between a pixel and the next on the right, and the next below.
-    right: Vec<f32>,
-    below: Vec<f32>,
+    right: Columns,
+    below: Columns,
     /// The inverse of the matrix of a pixel: xx, xy, yy.
-    inverse: [Vec<f32>; 3],
+    inverse: [Columns; 3],
     /// The right side of its equations.
-    constant: [Vec<f32>; 2],
-    /// The flow of a row, before it changes.
-    before: Vec<f32>,
-    /// [`RELAXATION`] and 0 in turns.
-    blend: Vec<f32>,
+    constant: [Columns; 2],
 }
 
-/// Rows of the memory: `rows` of the picture and PAD more on each side.
+/// Rows of the memory: `rows` of the picture and more on each side.
 #[derive(Clone)]
 struct Layout {
     width: usize,
     height: usize,
     rows: Range<usize>,
+    /// Columns of each kind. There may be more than the picture has, so that they fill whole vectors. They hold
+    /// nothing of meaning, and no weight ties others to them.
+    columns: usize,
 }
 
 impl Layout {
     #[inline(always)]
     fn stride(&self) -> usize {
-        self.width + 2 * PAD
+        self.columns + 2 * PAD_COLUMNS
     }
 
     #[inline(always)]
     fn len(&self) -> usize {
-        (self.rows.len() + 2 * PAD) * self.stride()
+        (self.rows.len() + 2 * PAD_ROWS) * self.stride()
     }
 
-    /// Where the row of the picture begins, with its padding. `y` may be up to PAD rows outside.
+    /// Where the row of the picture begins, with its padding. `y` may be up to [`PAD_ROWS`] outside.
     #[inline(always)]
     fn start(&self, y: isize) -> usize {
-        (y + PAD as isize - self.rows.start as isize).cast_unsigned() * self.stride()
+        (y + PAD_ROWS as isize - self.rows.start as isize).cast_unsigned() * self.stride()
     }
 
+    /// For each pixel in the even (0) or odd (1) columns of a row, that so many columns further. All such slices have
+    /// the same length, so that a loop over them needs no checks and is compiled for many pixels at a time.
     #[inline(always)]
-    fn row<'a>(&self, plane: &'a [f32], y: isize) -> &'a [f32] {
-        &plane[self.start(y)..][..self.stride()]
+    fn near<'a>(&self, plane: &'a Columns, y: isize, parity: usize, further: isize) -> &'a [f32] {
+        let column = parity as isize + further;
+        let start = self.start(y) + PAD_COLUMNS.wrapping_add_signed(column.div_euclid(2));
+        &plane[column.rem_euclid(2).cast_unsigned()][start..][..self.columns]
     }
 
+    /// For each pixel in these columns of a row, those in the square of `SIDE` pixels around it.
     #[inline(always)]
-    fn row_mut<'a>(&self, plane: &'a mut [f32], y: isize) -> &'a mut [f32] {
-        let start = self.start(y);
-        &mut plane[start..][..self.stride()]
-    }
-
-    /// For each pixel of a row, that so many columns and rows further. All such slices are as long as the picture is
-    /// wide, so that a loop over them needs no checks and is compiled for many pixels at a time.
-    #[inline(always)]
-    fn near<'a>(&self, plane: &'a [f32], y: isize, columns: isize) -> &'a [f32] {
-        &plane[self.start(y) + PAD.wrapping_add_signed(columns)..][..self.width]
+    fn around<'a, const SIDE: usize>(&self, plane: &'a Columns, y: isize, parity: usize) -> [[&'a [f32]; SIDE]; SIDE] {
+        let mut around = [[&[][..]; SIDE]; SIDE];
+        let offset = |n: usize| n as isize - (SIDE / 2) as isize;
+        // Loops, as the compiler does not look into closures that make arrays and would not know the lengths.
+        for (row, slices) in around.iter_mut().enumerate() {
+            for (column, slice) in slices.iter_mut().enumerate() {
+                *slice = self.near(plane, y + offset(row), parity, offset(column));
+            }
+        }
+        around
     }
 
     /// The weights of a row towards left, right, above and below.
     #[inline(always)]
-    fn smoothness<'a>(&self, right: &'a [f32], below: &'a [f32], y: isize) -> [&'a [f32]; 4] {
-        [self.near(right, y, -1), self.near(right, y, 0), self.near(below, y - 1, 0), self.near(below, y, 0)]
+    fn smoothness<'a>(&self, right: &'a Columns, below: &'a Columns, y: isize, parity: usize) -> [&'a [f32]; 4] {
+        [
+            self.near(right, y, parity, -1),
+            self.near(right, y, parity, 0),
+            self.near(below, y - 1, parity, 0),
+            self.near(below, y, parity, 0),
+        ]
     }
 
+    /// The pixels of a row in a plane's even or odd columns, to be changed.
     #[inline(always)]
-    fn pixels_mut<'a>(&self, plane: &'a mut [f32], y: isize) -> &'a mut [f32] {
-        let start = self.start(y) + PAD;
-        &mut plane[start..][..self.width]
+    fn row_mut<'a>(&self, columns: &'a mut [f32], y: isize) -> &'a mut [f32] {
+        let start = self.start(y) + PAD_COLUMNS;
+        &mut columns[start..][..self.columns]
+    }
+
+    /// The pixels in these columns of a row, to be changed, and those to the left, to the right, above and below.
+    #[inline(always)]
+    fn split<'a>(&self, plane: &'a mut Columns, y: isize, parity: usize) -> (&'a mut [f32], [&'a [f32]; 4]) {
+        let [even, odd] = plane;
+        let (own, other) = if parity == 0 { (even, &*odd) } else { (odd, &*even) };
+        let start = self.start(y) + PAD_COLUMNS;
+        let (above, rest) = own.split_at_mut(start);
+        let (here, below) = rest.split_at_mut(self.columns);
+        let beside = &other[start + parity - 1..];
+        let around = [
+            &beside[..self.columns],
+            &beside[1..][..self.columns],
+            &above[start - self.stride()..][..self.columns],
+            &below[self.stride() - self.columns..][..self.columns],
+        ];
+        (here, around)
+    }
+
+    /// Sets a row. Its outermost values go on beyond its ends.
+    #[inline(always)]
+    fn set(&self, plane: &mut Columns, y: isize, row: &[f32]) {
+        let start = self.start(y);
+        let [even, odd] = plane.each_mut().map(|columns| &mut columns[start..][..self.stride()]);
+        let pairs = row.as_chunks::<2>().0;
+        for ((even, odd), pair) in even[PAD_COLUMNS..].iter_mut().zip(&mut odd[PAD_COLUMNS..]).zip(pairs) {
+            [*even, *odd] = *pair;
+        }
+        let (first, last) = (row[0], row[row.len() - 1]);
+        let end = PAD_COLUMNS + pairs.len();
+        for columns in [even, odd] {
+            columns[..PAD_COLUMNS].fill(first);
+            columns[end..].fill(last);
+        }
+    }
+
+    /// A row without what is beyond its ends.
+    #[inline(always)]
+    fn get(&self, plane: &Columns, y: isize, row: &mut [f32]) {
+        let [even, odd] = [0, 1].map(|parity| self.near(plane, y, parity, 0));
+        let (pairs, rest) = row.as_chunks_mut::<2>();
+        for ((pair, even), odd) in pairs.iter_mut().zip(even).zip(odd) {
+            *pair = [*even, *odd];
+        }
+        if let [last] = rest {
+            *last = even[pairs.len()];
+        }
     }
 }
 
@@ -134,146 +200,140 @@ impl Task for Refine<'_> {
     fn run<V: Vector>(self) {
         let (width, height) = (self.flow.width, self.flow.height);
         let rows = self.rows.start.saturating_sub(MARGIN)..(self.rows.end + MARGIN).min(height);
-        let layout = Layout { width, height, rows };
+        let layout = Layout { width, height, rows, columns: width.div_ceil(2).next_multiple_of(LANES) };
+        let (start, end) = (layout.rows.start as isize, layout.rows.end as isize);
         let memory = self.memory;
-        memory.resize(&layout);
-        memory.warp(&layout, self.picture, self.other, self.flow);
-        memory.weigh_smoothness(&layout);
-        memory.set_up(&layout);
-        // All half sweeps go down the rows together, each a row behind the one before, so that a row is still in the
-        // cache when the next comes to it. They find every pixel as if they had gone one after the other.
-        for front in layout.rows.start..layout.rows.end + HALF_SWEEPS {
+        memory.grow(&layout);
+        for y in start - 2..start + 2 {
+            memory.warp(&layout, self.picture, self.other, self.flow, y);
+        }
+        memory.smooth(&layout, start - 1);
+        memory.smooth(&layout, start);
+        memory.tie(&layout, start - 1);
+        // All steps and half sweeps go down the rows together, each as far behind the one before as it has to be, so that
+        // a row is still in the cache when the next comes to it. They find every pixel as if they had gone one after
+        // the other.
+        for front in start..end + HALF_SWEEPS as isize {
+            if front < end {
+                memory.warp(&layout, self.picture, self.other, self.flow, front + 2);
+                memory.smooth(&layout, front + 1);
+                memory.tie(&layout, front);
+                memory.set_up(&layout, front);
+            }
             for half in 0..HALF_SWEEPS {
-                if let Some(row) = front.checked_sub(half).filter(|row| layout.rows.contains(row)) {
+                let row = front - half as isize;
+                if (start..end).contains(&row) {
                     memory.relax(&layout, row, half % 2);
                 }
             }
         }
-        for y in self.rows.clone() {
-            let at = (y - self.rows.start) * width;
-            self.x[at..at + width].copy_from_slice(&layout.row(&memory.x, y as isize)[PAD..PAD + width]);
-            self.y[at..at + width].copy_from_slice(&layout.row(&memory.y, y as isize)[PAD..PAD + width]);
+        let rows = self.x.chunks_exact_mut(width).zip(self.y.chunks_exact_mut(width));
+        for (y, (x_row, y_row)) in self.rows.zip(rows) {
+            layout.get(&memory.x, y as isize, x_row);
+            layout.get(&memory.y, y as isize, y_row);
         }
     }
 }
 
 impl Memory {
-    fn resize(&mut self, layout: &Layout) {
-        let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant, before, blend } = self;
+    fn grow(&mut self, layout: &Layout) {
+        let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant, .. } = self;
         let single = [mean, difference, inside, x, y, smoothness, right, below];
-        for plane in single.into_iter().chain(inverse).chain(constant) {
-            plane.resize(layout.len(), 0.0);
+        for columns in single.into_iter().chain(inverse).chain(constant).flatten() {
+            // What is there already need not be cleared, as every value is set before it matters.
+            if columns.len() < layout.len() {
+                columns.resize(layout.len(), 0.0);
+            }
         }
-        before.resize(2 * layout.stride(), 0.0);
-        blend.clear();
-        blend.extend([RELAXATION, 0.0].iter().cycle().take(layout.width + 1));
+        self.warped.resize(layout.width, 0.0);
     }
 
-    /// Takes the flow over, and the mean and the difference of the picture and the other one, warped by it.
+    /// Takes a row of the flow over, and the mean and the difference of the picture and the other one, warped by it.
     #[inline(always)]
-    fn warp(&mut self, layout: &Layout, picture: &Plane, other: &Plane, flow: &Flow) {
-        const BEYOND: isize = PAD as isize;
+    fn warp(&mut self, layout: &Layout, picture: &Plane, other: &Plane, flow: &Flow, row: isize) {
         let (width, height) = (layout.width, layout.height);
+        let y = row.clamp(0, height as isize - 1).cast_unsigned();
+        let (flow_x, flow_y) = (&flow.x[y * width..][..width], &flow.y[y * width..][..width]);
+        layout.set(&mut self.x, row, flow_x);
+        layout.set(&mut self.y, row, flow_y);
+
+        let to =
+            flow_x.iter().zip(flow_y).enumerate().map(|(x, (by_x, by_y))| (x as i32 as f32 + by_x, y as f32 + by_y));
+        self.places.set((width, height), other.stride(), to.clone());
         let (right, bottom) = ((width - 1) as f32, (height - 1) as f32);
-        for row in layout.rows.start as isize - BEYOND..layout.rows.end as isize + BEYOND {
-            let y = row.clamp(0, height as isize - 1).cast_unsigned();
-            let (flow_x, flow_y) = (&flow.x[y * width..][..width], &flow.y[y * width..][..width]);
-            let mean = layout.row_mut(&mut self.mean, row);
-            let difference = layout.row_mut(&mut self.difference, row);
-            let inside = layout.row_mut(&mut self.inside, row);
-            for x in 0..width {
-                let (to_x, to_y) = (x as f32 + flow_x[x], y as f32 + flow_y[x]);
-                let (x_in, y_in) = (to_x.clamp(0.0, right), to_y.clamp(0.0, bottom));
-                inside[x + PAD] = if x_in == to_x && y_in == to_y { 1.0 } else { 0.0 };
-                mean[x + PAD] = other.at(x_in, y_in);
-            }
-            for (x, &level) in picture.row(y).iter().enumerate() {
-                difference[x + PAD] = mean[x + PAD] - level;
-                mean[x + PAD] = 0.5 * (mean[x + PAD] + level);
-            }
-            extend(mean);
-            extend(difference);
-            for (plane, flow) in [(&mut self.x, flow_x), (&mut self.y, flow_y)] {
-                let to = layout.row_mut(plane, row);
-                to[PAD..PAD + width].copy_from_slice(flow);
-                extend(to);
-            }
+        for (inside, (x, y)) in self.warped.iter_mut().zip(to) {
+            *inside = if (x >= 0.0) & (x <= right) & (y >= 0.0) & (y <= bottom) { 1.0 } else { 0.0 };
         }
+        layout.set(&mut self.inside, row, &self.warped);
+        self.places.look_up(other.rows_from(0, 0), &mut self.warped);
+        let level = picture.row(y);
+        self.warped.iter_mut().zip(level).for_each(|(warped, level)| *warped -= level);
+        layout.set(&mut self.difference, row, &self.warped);
+        self.warped.iter_mut().zip(level).for_each(|(difference, level)| *difference = level + 0.5 * *difference);
+        layout.set(&mut self.mean, row, &self.warped);
     }
 
-    /// The derivative of P for the smoothness, between neighbours.
+    /// The derivative of P for the smoothness of a row.
     #[inline(always)]
-    fn weigh_smoothness(&mut self, layout: &Layout) {
-        let (stride, height) = (layout.stride(), layout.height as isize);
-        let rows = layout.rows.start as isize..layout.rows.end as isize;
-        for y in rows.start - 1..rows.end + 1 {
-            let start = layout.start(y);
-            // All columns but the first and the last.
+    fn smooth(&mut self, layout: &Layout, y: isize) {
+        for parity in 0..2 {
             let around = [&self.x, &self.y].map(|plane| {
-                [start - stride, start + stride, start - 1, start + 1].map(|start| &plane[start + 1..][..stride - 2])
+                [(-1, 0), (1, 0), (0, -1), (0, 1)].map(|(row, column)| layout.near(plane, y + row, parity, column))
             });
-            smoothness_row(&mut self.smoothness[start + 1..][..stride - 2], &around);
-        }
-        for y in rows.start - 1..rows.end {
-            let [here, right, below] = [(y, 0), (y, 1), (y + 1, 0)].map(|(y, x)| layout.near(&self.smoothness, y, x));
-            mean_row(layout.pixels_mut(&mut self.right, y), here, right);
-            mean_row(layout.pixels_mut(&mut self.below, y), here, below);
-            // Nothing lies beyond the edges.
-            let edge = layout.start(y) + PAD;
-            self.right[edge - 1] = 0.0;
-            self.right[edge + layout.width - 1] = 0.0;
-            if y < 0 || y + 1 == height {
-                layout.pixels_mut(&mut self.below, y).fill(0.0);
-            }
+            smoothness_row(layout.row_mut(&mut self.smoothness[parity], y), &around);
         }
     }
 
-    /// The equations of each pixel, solved for its own flow.
+    /// The weights of its smoothness, between neighbours.
     #[inline(always)]
-    fn set_up(&mut self, layout: &Layout) {
-        for y in layout.rows.start as isize..layout.rows.end as isize {
+    fn tie(&mut self, layout: &Layout, y: isize) {
+        for parity in 0..2 {
+            let [here, right, below] =
+                [(0, 0), (0, 1), (1, 0)].map(|(row, column)| layout.near(&self.smoothness, y + row, parity, column));
+            mean_row(layout.row_mut(&mut self.right[parity], y), here, right);
+            let row = layout.row_mut(&mut self.below[parity], y);
+            mean_row(row, here, below);
+            // Nothing lies beyond the edges.
+            if y < 0 || y + 1 == layout.height as isize {
+                row.fill(0.0);
+            }
+        }
+        let start = layout.start(y) + PAD_COLUMNS;
+        let last = layout.width - 1;
+        self.right[1][start - 1] = 0.0;
+        self.right[last % 2][start + last / 2] = 0.0;
+    }
+
+    /// The equations of each pixel of a row, solved for its own flow.
+    #[inline(always)]
+    fn set_up(&mut self, layout: &Layout, y: isize) {
+        for parity in 0..2 {
             let equations = Equations {
-                mean: array::from_fn(|row| {
-                    array::from_fn(|column| layout.near(&self.mean, y + row as isize - 2, column as isize - 2))
-                }),
-                difference: array::from_fn(|row| {
-                    array::from_fn(|column| layout.near(&self.difference, y + row as isize - 1, column as isize - 1))
-                }),
-                inside: layout.near(&self.inside, y, 0),
-                flow: [&self.x, &self.y].map(|plane| layout.near(plane, y, 0)),
-                smoothness: layout.smoothness(&self.right, &self.below, y),
+                mean: layout.around(&self.mean, y, parity),
+                difference: layout.around(&self.difference, y, parity),
+                inside: layout.near(&self.inside, y, parity, 0),
+                flow: [layout.near(&self.x, y, parity, 0), layout.near(&self.y, y, parity, 0)],
+                smoothness: layout.smoothness(&self.right, &self.below, y, parity),
             };
-            let [xx, xy, yy] = self.inverse.each_mut().map(|plane| layout.pixels_mut(plane, y));
-            let [p, q] = self.constant.each_mut().map(|plane| layout.pixels_mut(plane, y));
+            let [xx, xy, yy] = self.inverse.each_mut().map(|plane| layout.row_mut(&mut plane[parity], y));
+            let [p, q] = self.constant.each_mut().map(|plane| layout.row_mut(&mut plane[parity], y));
             equations.solve(xx, xy, yy, p, q);
         }
     }
 
     /// Half a sweep of a row: the pixels of one colour of a chessboard, each by its equations and its neighbours' flow.
     #[inline(always)]
-    fn relax(&mut self, layout: &Layout, row: usize, colour: usize) {
-        let stride = layout.stride();
-        let y = row as isize;
-        // Only pixels of this colour change, and only those of the other are read: the values before serve.
-        let (x_before, y_before) = self.before.split_at_mut(stride);
-        x_before.copy_from_slice(layout.row(&self.x, y));
-        y_before.copy_from_slice(layout.row(&self.y, y));
-        let [(x_above, x, x_below), (y_above, y_here, y_below)] = [&mut self.x, &mut self.y].map(|plane| {
-            let (above, rest) = plane.split_at_mut(layout.start(y));
-            let (here, below) = rest.split_at_mut(stride);
-            (
-                &above[above.len() - stride..][PAD..][..layout.width],
-                &mut here[PAD..][..layout.width],
-                &below[PAD..][..layout.width],
-            )
-        });
+    fn relax(&mut self, layout: &Layout, y: isize, colour: usize) {
+        let parity = (y.cast_unsigned() + colour) % 2;
+        let (x, x_around) = layout.split(&mut self.x, y, parity);
+        let (y_here, y_around) = layout.split(&mut self.y, y, parity);
+        let ([xx, xy, yy], [p, q]) = (&self.inverse, &self.constant);
         let sweep = Sweep {
-            inverse: self.inverse.each_ref().map(|plane| layout.near(plane, y, 0)),
-            constant: self.constant.each_ref().map(|plane| layout.near(plane, y, 0)),
-            smoothness: layout.smoothness(&self.right, &self.below, y),
-            x: [&x_before[PAD - 1..][..layout.width], &x_before[PAD + 1..][..layout.width], x_above, x_below],
-            y: [&y_before[PAD - 1..][..layout.width], &y_before[PAD + 1..][..layout.width], y_above, y_below],
-            blend: &self.blend[(row + colour) % 2..][..layout.width],
+            inverse: [layout.near(xx, y, parity, 0), layout.near(xy, y, parity, 0), layout.near(yy, y, parity, 0)],
+            constant: [layout.near(p, y, parity, 0), layout.near(q, y, parity, 0)],
+            smoothness: layout.smoothness(&self.right, &self.below, y, parity),
+            x: x_around,
+            y: y_around,
         };
         sweep.relax(x, y_here);
     }
@@ -324,16 +384,17 @@ impl Equations<'_> {
             let ixz = 0.5 * (difference[1][2][n] - difference[1][0][n]);
             let iyz = 0.5 * (difference[2][1][n] - difference[0][1][n]);
 
-            let scale = 1.0 / (ix * ix + iy * iy + NOISE);
-            let weight = inside[n] * BRIGHTNESS * scale / (scale * iz * iz + EPSILON).sqrt();
+            // The derivatives of P, each in as few divisions and roots as it takes.
+            let norm = ix * ix + iy * iy + NOISE;
+            let weight = inside[n] * BRIGHTNESS / (norm * (iz * iz + EPSILON * norm)).sqrt();
             let mut m = [weight * ix * ix, weight * ix * iy, weight * iy * iy];
             let mut r = [-weight * ix * iz, -weight * iy * iz];
 
-            let x_scale = 1.0 / (ixx * ixx + ixy * ixy + NOISE);
-            let y_scale = 1.0 / (ixy * ixy + iyy * iyy + NOISE);
-            let squares = x_scale * ixz * ixz + y_scale * iyz * iyz;
-            let weight = inside[n] * GRADIENT / (squares + EPSILON).sqrt();
-            let (x_weight, y_weight) = (weight * x_scale, weight * y_scale);
+            let (x_norm, y_norm) = (ixx * ixx + ixy * ixy + NOISE, ixy * ixy + iyy * iyy + NOISE);
+            let norm = x_norm * y_norm;
+            let squares = y_norm * ixz * ixz + x_norm * iyz * iyz;
+            let weight = inside[n] * GRADIENT / (norm * (squares + EPSILON * norm)).sqrt();
+            let (x_weight, y_weight) = (weight * y_norm, weight * x_norm);
             m[0] += x_weight * ixx * ixx + y_weight * ixy * ixy;
             m[1] += x_weight * ixx * ixy + y_weight * ixy * iyy;
             m[2] += x_weight * ixy * ixy + y_weight * iyy * iyy;
@@ -364,31 +425,23 @@ struct Sweep<'a> {
     /// The flow to the left, to the right, above and below.
     x: [&'a [f32]; 4],
     y: [&'a [f32]; 4],
-    /// By how much to go towards the solution: not at all for pixels of the other colour.
-    blend: &'a [f32],
 }
 
 impl Sweep<'_> {
     #[inline(always)]
     fn relax(&self, x: &mut [f32], y: &mut [f32]) {
-        let Self { inverse: [xx, xy, yy], constant, smoothness, .. } = self;
+        let Self { inverse: [xx, xy, yy], constant, .. } = self;
         for n in 0..x.len() {
-            let pull = |flow: &[&[f32]; 4]| {
-                (smoothness[0][n] * flow[0][n] + smoothness[1][n] * flow[1][n])
-                    + (smoothness[2][n] * flow[2][n] + smoothness[3][n] * flow[3][n])
-            };
-            let (p, q) = (constant[0][n] + pull(&self.x), constant[1][n] + pull(&self.y));
-            x[n] += self.blend[n] * (xx[n] * p + xy[n] * q - x[n]);
-            y[n] += self.blend[n] * (xy[n] * p + yy[n] * q - y[n]);
+            let (p, q) = (constant[0][n] + self.pull(&self.x, n), constant[1][n] + self.pull(&self.y, n));
+            x[n] += RELAXATION * (xx[n] * p + xy[n] * q - x[n]);
+            y[n] += RELAXATION * (xy[n] * p + yy[n] * q - y[n]);
         }
     }
-}
 
-/// Continues a row into its padding.
-#[inline(always)]
-fn extend(row: &mut [f32]) {
-    let end = row.len() - PAD;
-    let (first, last) = (row[PAD], row[end - 1]);
-    row[..PAD].fill(first);
-    row[end..].fill(last);
+    /// What a component of the flow around a pixel adds to its equations.
+    #[inline(always)]
+    fn pull(&self, flow: &[&[f32]; 4], n: usize) -> f32 {
+        let [left, right, above, below] = self.smoothness;
+        (left[n] * flow[0][n] + right[n] * flow[1][n]) + (above[n] * flow[2][n] + below[n] * flow[3][n])
+    }
 }

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Values of a plane between its pixels.
+
+/// Added to a number from 0 up to this, it leaves the nearest whole number in the lower bits. Conversions of numbers
+/// that could have any value take a branch each.
+const WHOLE: f32 = (1 << 23) as f32;
+
+/// Where to look in a plane for each of some pixels. All that can be computed for many pixels at a time is done before
+/// the values are fetched, which goes pixel by pixel.
+#[derive(Default)]
+pub struct Places {
+    /// The pixel above and to the left of each place.
+    starts: Vec<u32>,
+    /// How far each place is from there, 0 to 1 pixel, to the right and down.
+    right_shares: Vec<f32>,
+    lower_shares: Vec<f32>,
+    /// From a pixel to the next on the right and the next below.
+    next: [usize; 2],
+}
+
+impl Places {
+    /// Takes places over, those beyond the edges as at the edge. The plane has this size and number of values from one
+    /// row to the next.
+    #[inline(always)]
+    pub fn set(
+        &mut self,
+        (width, height): (usize, usize),
+        stride: usize,
+        places: impl ExactSizeIterator<Item = (f32, f32)>,
+    ) {
+        let axis = |at: f32, length: usize| {
+            let at = at.max(0.0).min((length - 1) as f32);
+            // After it comes another pixel, unless there is but one.
+            let before = (at - 0.5).max(0.0).min(length.saturating_sub(2) as f32) + WHOLE;
+            (before.to_bits() - WHOLE.to_bits(), at - (before - WHOLE))
+        };
+        self.next = [1.min(width - 1), stride * 1.min(height - 1)];
+        self.starts.resize(places.len(), 0);
+        self.right_shares.resize(places.len(), 0.0);
+        self.lower_shares.resize(places.len(), 0.0);
+        let shares = self.right_shares.iter_mut().zip(&mut self.lower_shares);
+        for ((start, (right_share, lower_share)), (x, y)) in self.starts.iter_mut().zip(shares).zip(places) {
+            let (left, top);
+            (left, *right_share) = axis(x, width);
+            (top, *lower_share) = axis(y, height);
+            *start = top * stride as u32 + left;
+        }
+    }
+
+    /// The values of the plane at the places, by bilinear interpolation.
+    #[inline(always)]
+    pub fn look_up(&self, plane: &[f32], values: &mut [f32]) {
+        let [right, below] = self.next;
+        let shares = self.right_shares.iter().zip(&self.lower_shares);
+        for ((value, start), (right_share, lower_share)) in values.iter_mut().zip(&self.starts).zip(shares) {
+            let upper = *start as usize;
+            let lower = upper + below;
+            let left = (1.0 - lower_share) * plane[upper] + lower_share * plane[lower];
+            let next = (1.0 - lower_share) * plane[upper + right] + lower_share * plane[lower + right];
+            *value = (1.0 - right_share) * left + right_share * next;
+        }
+    }
+}
