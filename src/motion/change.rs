@@ -3,9 +3,16 @@
 //! What is not the same along the flow: how much each pixel changed, and how much of the frame is new, which tells a
 //! scene cut.
 
+use std::ops::Range;
+
 use super::{
     Flow, Motion,
+    places::{Places, between_levels},
     pyramid::{Plane, Pyramid},
+};
+use crate::{
+    Processor,
+    kernels::{Task, Vector},
 };
 
 /// How many levels lie between the finer and the coarser of the two that are compared.
@@ -21,62 +28,140 @@ const NOISE: f32 = 8.0;
 /// flash nor a fade changes: with n and l the texture of the new frame and that of the last, moved, it is
 /// `1 - sum of trust * max(2 n l, 0) / sum of (n^2 + l^2)`, where noise does not count. Of frames of less than 32 pixels
 /// on the long side nothing can be told, and it is 0.
-pub fn measure(motion: &mut Motion, last: &Pyramid, new: &Pyramid) {
+pub fn measure(processor: &Processor, motion: &mut Motion, last: &Pyramid, new: &Pyramid) {
     let Motion { flow, trust, change, novelty } = motion;
     let coarsest = new.levels().len() - 1;
     let level = coarsest.saturating_sub(LEVELS_BETWEEN);
-    let [(last, last_coarse), (new, new_coarse)] =
-        [last, new].map(|pyramid| (&pyramid.levels()[level], &pyramid.levels()[coarsest]));
-    let to_coarse = to_level(coarsest - level);
+    let fine = &new.levels()[level];
+    let (width, height) = (fine.width(), fine.height());
 
-    let mut changes = Plane::new(new.width(), new.height());
-    let (mut all, mut new_texture) = (0.0, 0.0);
-    for y in 0..new.height() {
-        for x in 0..new.width() {
-            let (flow_x, flow_y, trust) = mean(flow, trust, level, (x, y));
-            let (there_x, there_y) = (x as f32 + flow_x, y as f32 + flow_y);
-            let (grey, grey_there) = (new.row(y)[x], at(last, there_x, there_y));
-            changes.row_mut(y)[x] = (grey - grey_there).abs();
-            let here = grey - at(new_coarse, to_coarse(x as f32), to_coarse(y as f32));
-            let there = grey_there - at(last_coarse, to_coarse(there_x), to_coarse(there_y));
-            let energy = here * here + there * there;
-            all += energy + NOISE;
-            new_texture += energy - trust * (2.0 * here * there).max(0.0);
+    let mut changes = vec![0.0; width * height];
+    let mut textures = vec![Texture::default(); height];
+    let rows = height.div_ceil(processor.threads());
+    let bands = changes.chunks_mut(rows * width).zip(textures.chunks_mut(rows)).enumerate();
+    processor.run_tasks(bands.map(|(n, (changes, textures))| Compare {
+        flow,
+        trust,
+        last: [&last.levels()[level], &last.levels()[coarsest]],
+        new: [fine, &new.levels()[coarsest]],
+        levels: [level, coarsest - level],
+        first_row: n * rows,
+        changes,
+        textures,
+    }));
+    let sum = |of: fn(&Texture) -> f32| textures.iter().map(of).sum::<f32>();
+    *novelty = sum(|texture| texture.new) / sum(|texture| texture.all);
+
+    change.resize(flow.width * flow.height, 0.0);
+    let rows = flow.height.div_ceil(processor.threads());
+    let bands = change.chunks_mut(rows * flow.width).enumerate();
+    processor.run_tasks(bands.map(|(n, change)| Enlarge {
+        changes: &changes,
+        size: (width, height),
+        level,
+        width: flow.width,
+        first_row: n * rows,
+        change,
+    }));
+}
+
+/// The texture of a row in both frames, in squared grey levels, and what of it the flow does not find again.
+#[derive(Clone, Default)]
+struct Texture {
+    all: f32,
+    new: f32,
+}
+
+/// Compares the frames in some rows of a level.
+struct Compare<'a> {
+    flow: &'a Flow,
+    trust: &'a [f32],
+    /// The level that is compared and the coarsest.
+    last: [&'a Plane; 2],
+    new: [&'a Plane; 2],
+    /// Levels from full size to that which is compared, and from there to the coarsest.
+    levels: [usize; 2],
+    first_row: usize,
+    changes: &'a mut [f32],
+    textures: &'a mut [Texture],
+}
+
+impl Task for Compare<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { flow, trust, last: [last, last_coarse], new: [new, new_coarse], first_row, .. } = self;
+        let width = new.width();
+        let side = 1 << self.levels[0];
+        let to_coarse = between_levels(self.levels[1]);
+        let mut places = Places::default();
+        let mut sums = vec![0.0; flow.width];
+        let mut rows = [(); 6].map(|()| vec![0.0; width]);
+        let [flow_x, flow_y, trusts, there, base, base_there] = &mut rows;
+        for (n, (changes, texture)) in self.changes.chunks_exact_mut(width).zip(self.textures).enumerate() {
+            let y = first_row + n;
+            let covered = y * side..flow.height.min((y + 1) * side);
+            means(&flow.x, covered.clone(), &mut sums, side, flow_x);
+            means(&flow.y, covered.clone(), &mut sums, side, flow_y);
+            means(trust, covered, &mut sums, side, trusts);
+
+            let (y, scale) = (y as f32, 1.0 / side as f32);
+            let moves = flow_x.iter().zip(&*flow_y).enumerate();
+            let to = moves.map(|(x, (by_x, by_y))| (x as i32 as f32 + scale * by_x, y + scale * by_y));
+            let size = |plane: &Plane| (plane.width(), plane.height());
+            places.set(size(last), last.stride(), to.clone());
+            places.look_up(last.rows_from(0, 0), there);
+            places.set(size(last_coarse), last_coarse.stride(), to.map(|(x, y)| (to_coarse(x), to_coarse(y))));
+            places.look_up(last_coarse.rows_from(0, 0), base_there);
+            let here = (0..width).map(|x| (to_coarse(x as i32 as f32), to_coarse(y)));
+            places.set(size(new_coarse), new_coarse.stride(), here);
+            places.look_up(new_coarse.rows_from(0, 0), base);
+
+            for (x, &grey) in new.row(first_row + n).iter().enumerate() {
+                changes[x] = (grey - there[x]).abs();
+                let (here, there) = (grey - base[x], there[x] - base_there[x]);
+                let energy = here * here + there * there;
+                texture.all += energy + NOISE;
+                texture.new += energy - trusts[x] * (2.0 * here * there).max(0.0);
+            }
         }
     }
-    *novelty = new_texture / all;
+}
 
-    changes.extend_border();
-    let to_level = to_level(level);
-    change.clear();
-    for y in 0..flow.height {
-        change.extend((0..flow.width).map(|x| at(&changes, to_level(x as f32), to_level(y as f32))));
+/// Means over squares of `side` pixels, as far as there are so many, that begin with these rows of a plane, which is as
+/// wide as `sums`.
+#[inline(always)]
+fn means(plane: &[f32], rows: Range<usize>, sums: &mut [f32], side: usize, to: &mut [f32]) {
+    let count = rows.len();
+    sums.fill(0.0);
+    for row in rows {
+        let row = &plane[row * sums.len()..][..sums.len()];
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    for (to, sums) in to.iter_mut().zip(sums.chunks(side)) {
+        *to = sums.iter().sum::<f32>() / (count * sums.len()) as f32;
     }
 }
 
-/// From the coordinate of a pixel to that of its place so many levels coarser.
-fn to_level(levels: usize) -> impl Fn(f32) -> f32 {
-    let scale = 0.5_f32.powi(levels as i32);
-    move |at| (at + 0.5) * scale - 0.5
+/// Brings some rows of the change to full size.
+struct Enlarge<'a> {
+    changes: &'a [f32],
+    /// Width and height of the level.
+    size: (usize, usize),
+    level: usize,
+    width: usize,
+    first_row: usize,
+    change: &'a mut [f32],
 }
 
-/// The grey level of a plane at a place, beyond the edges as at the edge.
-fn at(plane: &Plane, x: f32, y: f32) -> f32 {
-    plane.at(x.clamp(0.0, (plane.width() - 1) as f32), y.clamp(0.0, (plane.height() - 1) as f32))
-}
-
-/// Means over the pixels that make up a pixel of this level: the flow in pixels of the level, and the trust.
-fn mean<'a>(flow: &'a Flow, trust: &'a [f32], level: usize, (x, y): (usize, usize)) -> (f32, f32, f32) {
-    let side = 1 << level;
-    let columns = x * side..flow.width.min((x + 1) * side);
-    let (mut sums, mut count) = ((0.0, 0.0, 0.0), 0);
-    for row in y * side..flow.height.min((y + 1) * side) {
-        let of_row = |plane: &'a [f32]| plane[row * flow.width..][columns.clone()].iter();
-        for ((x, y), trust) in of_row(&flow.x).zip(of_row(&flow.y)).zip(of_row(trust)) {
-            sums = (sums.0 + x, sums.1 + y, sums.2 + trust);
-            count += 1;
+impl Task for Enlarge<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let to_level = between_levels(self.level);
+        let mut places = Places::default();
+        for (n, change) in self.change.chunks_exact_mut(self.width).enumerate() {
+            let y = to_level((self.first_row + n) as f32);
+            places.set(self.size, self.size.0, (0..self.width).map(|x| (to_level(x as i32 as f32), y)));
+            places.look_up(self.changes, change);
         }
     }
-    let share = 1.0 / count as f32;
-    (sums.0 * share / side as f32, sums.1 * share / side as f32, sums.2 * share)
 }

@@ -59,25 +59,6 @@ impl Flow {
         self.y.resize(width * height, 0.0);
     }
 
-    /// The displacement at a place, between the pixels by bilinear interpolation, beyond the edges as at the edge.
-    #[inline(always)]
-    fn at(&self, x: f32, y: f32) -> (f32, f32) {
-        let axis = |at: f32, length: usize| {
-            let at = at.clamp(0.0, (length - 1) as f32);
-            let first = at as usize;
-            (first, (first + 1).min(length - 1), at - first as f32)
-        };
-        let (left, right, right_share) = axis(x, self.width);
-        let (top, bottom, lower_share) = axis(y, self.height);
-        let (upper, lower) = (top * self.width, bottom * self.width);
-        let blend = |plane: &[f32]| {
-            let row = |start: usize| plane[start + left] + right_share * (plane[start + right] - plane[start + left]);
-            let above = row(upper);
-            above + lower_share * (row(lower) - above)
-        };
-        (blend(&self.x), blend(&self.y))
-    }
-
     /// Its rows in about `count` equal bands.
     fn bands(&mut self, count: usize) -> impl Iterator<Item = Band<'_>> {
         let (width, height) = (self.width, self.height);
@@ -117,7 +98,6 @@ pub struct MotionEstimator {
     new: Pyramid,
     backward: Direction,
     forward: Direction,
-    check: consistency::Memory,
     motion: Motion,
 }
 
@@ -140,7 +120,7 @@ impl MotionEstimator {
     pub fn new(processor: Processor) -> Self {
         let (backward, forward) = (Direction::default(), Direction::default());
         let (last, new) = (Pyramid::default(), Pyramid::default());
-        Self { processor, last, new, backward, forward, check: Default::default(), motion: Motion::default() }
+        Self { processor, last, new, backward, forward, motion: Motion::default() }
     }
 
     /// The motion from `last` to `new`, two frames of one size. It takes less time if `last` is what `new` was before.
@@ -177,8 +157,9 @@ impl MotionEstimator {
         }
         std::mem::swap(&mut self.motion.flow, &mut self.backward.flow);
         let flow = &self.motion.flow;
-        consistency::check(processor, flow, &self.forward.flow, &mut self.check, &mut self.motion.trust);
-        change::measure(&mut self.motion, &self.last, &self.new);
+        let forward = (&self.forward.flow, 1.min(levels - 1));
+        consistency::check(processor, flow, forward, &mut self.motion.trust);
+        change::measure(processor, &mut self.motion, &self.last, &self.new);
         &self.motion
     }
 }

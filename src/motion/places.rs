@@ -62,3 +62,10 @@ impl Places {
         }
     }
 }
+
+/// From the coordinate of a pixel to that of its place so many levels coarser.
+#[inline(always)]
+pub fn between_levels(levels: usize) -> impl Fn(f32) -> f32 + Copy {
+    let scale = 1.0 / (1 << levels) as f32;
+    move |at| (at + 0.5) * scale - 0.5
+}

@@ -59,18 +59,6 @@ impl Plane {
         &self.data[row * self.stride() + column..]
     }
 
-    /// The level at a place inside the edges, between the pixels by bilinear interpolation.
-    #[inline(always)]
-    pub fn at(&self, x: f32, y: f32) -> f32 {
-        let (left, top) = (x as usize, y as usize);
-        let (right_share, lower_share) = (x - left as f32, y - top as f32);
-        let start = (top + BORDER) * self.stride() + BORDER + left;
-        let [upper, lower] = [start, start + self.stride()].map(|start| &self.data[start..start + 2]);
-        let blend = |row: &[f32]| row[0] + right_share * (row[1] - row[0]);
-        let (upper, lower) = (blend(upper), blend(lower));
-        upper + lower_share * (lower - upper)
-    }
-
     #[inline(always)]
     pub fn row_mut(&mut self, y: usize) -> &mut [f32] {
         let stride = self.stride();
@@ -128,7 +116,7 @@ impl Pyramid {
 }
 
 /// Width and height of the next smaller level.
-pub fn halves((width, height): (usize, usize)) -> (usize, usize) {
+fn halves((width, height): (usize, usize)) -> (usize, usize) {
     (width.div_ceil(2), height.div_ceil(2))
 }
 
