@@ -22,7 +22,7 @@ use std::ops::Range;
 use crate::{Processor, stylizer::Image};
 use pyramid::{Plane, Pyramid};
 use refinement::Refine;
-use search::{Densify, Match, Search, Start};
+use search::{Densify, Search, Start};
 pub use warp::Warper;
 
 /// Rounds of refinement on a level.
@@ -107,9 +107,9 @@ struct Direction {
     flow: Flow,
     /// What the flow is made from: that of the coarser level, or that before a round of refinement.
     before: Flow,
-    /// What the patches found, in the last pass and in the one before.
-    matches: Vec<Match>,
-    matches_before: Vec<Match>,
+    /// Where the patches were found, in the last pass and in the one before.
+    found: Vec<[f32; 2]>,
+    found_before: Vec<[f32; 2]>,
     /// Memory for the jobs.
     sums: Vec<Vec<f32>>,
     memories: Vec<refinement::Memory>,
@@ -191,8 +191,8 @@ fn search(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])
         std::mem::swap(&mut direction.flow, &mut direction.before);
         direction.flow.resize(size);
         let count = search::patches_along(size.0) * search::patches_along(size.1);
-        direction.matches.resize(count, Match::default());
-        direction.matches_before.resize(count, Match::default());
+        direction.found.resize(count, [0.0; 2]);
+        direction.found_before.resize(count, [0.0; 2]);
         direction.sums.resize_with(bands, Vec::default);
     }
     let finest = effort == Effort::Finest;
@@ -200,25 +200,25 @@ fn search(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])
     for pass in 0..passes {
         let mut tasks = Vec::new();
         for (direction, [picture, other]) in &mut *directions {
-            let Direction { before, matches, matches_before, .. } = &mut **direction;
-            std::mem::swap(matches, matches_before);
+            let Direction { before, found, found_before, .. } = &mut **direction;
+            std::mem::swap(found, found_before);
             let start = match (pass, effort) {
                 (0, Effort::Coarsest) => Start::Still,
                 (0, _) => Start::Coarser(before),
-                _ => Start::Neighbours(matches_before),
+                _ => Start::Neighbours(found_before),
             };
-            let rows = matches.chunks_exact_mut(search::patches_along(picture.width())).enumerate();
-            tasks.extend(rows.map(|(row, matches)| Search { picture, other, start, settle: finest, row, matches }));
+            let rows = found.chunks_exact_mut(search::patches_along(picture.width())).enumerate();
+            tasks.extend(rows.map(|(row, found)| Search { picture, other, start, settle: finest, row, found }));
         }
         processor.run_tasks(tasks.into_iter());
     }
     let mut tasks = Vec::new();
-    for (direction, [picture, _]) in directions {
-        let Direction { flow, matches, sums, .. } = &mut **direction;
-        let size = (picture.width(), picture.height());
+    for (direction, [picture, other]) in directions {
+        let Direction { flow, found, sums, .. } = &mut **direction;
         tasks.extend(flow.bands(bands).zip(sums).map(|(Band { rows, x, y }, sums)| Densify {
-            matches,
-            size,
+            picture,
+            other,
+            found,
             rows,
             x,
             y,

@@ -36,15 +36,6 @@ const HALF: usize = PATCH / 2;
 /// The pixels of a patch: in each [`Lanes`] a row of the upper half, then the row as far down in the lower half.
 type Values = [Lanes; HALF];
 
-/// Where a patch was found.
-#[derive(Clone, Copy, Default)]
-pub struct Match {
-    /// How far from its place, in pixels.
-    pub displacement: [f32; 2],
-    /// How well each of its pixels fits there, 0 to 1.
-    weights: Values,
-}
-
 /// Places of the patches along a side of so many pixels.
 pub fn patches_along(length: usize) -> usize {
     length.saturating_sub(PATCH).div_ceil(STEP) + 1
@@ -66,7 +57,8 @@ pub struct Search<'a> {
     pub settle: bool,
     /// Number of the row.
     pub row: usize,
-    pub matches: &'a mut [Match],
+    /// Where its patches were found: how far from their places, in pixels.
+    pub found: &'a mut [[f32; 2]],
 }
 
 /// Where the descent of a patch may begin.
@@ -77,16 +69,16 @@ pub enum Start<'a> {
     /// Where the flow of the next smaller level says, or where the patch is.
     Coarser(&'a Flow),
     /// Where it or its neighbours were found.
-    Neighbours(&'a [Match]),
+    Neighbours(&'a [[f32; 2]]),
 }
 
 impl Task for Search<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { picture, other, start, settle, row, matches } = self;
+        let Self { picture, other, start, settle, row, found } = self;
         let y = origin(row, picture.height());
-        let columns = matches.len();
-        for (column, found) in matches.iter_mut().enumerate() {
+        let columns = found.len();
+        for (column, found) in found.iter_mut().enumerate() {
             let x = origin(column, picture.width());
             let patch = Patch::<V>::new(picture, x, y);
             let fit = match start {
@@ -105,7 +97,7 @@ impl Task for Search<'_> {
                 }
                 Start::Neighbours(all) => {
                     let rows = all.len() / columns;
-                    let guess = |row: usize, column: usize| all[row * columns + column].displacement;
+                    let guess = |row: usize, column: usize| all[row * columns + column];
                     let own = guess(row, column);
                     let guesses = [
                         own,
@@ -119,8 +111,7 @@ impl Task for Search<'_> {
                 }
             };
             let fit = if settle { patch.settle(other, fit) } else { fit };
-            found.displacement = fit.displacement;
-            patch.weigh(other, fit.displacement, &mut found.weights);
+            *found = fit.displacement;
         }
     }
 }
@@ -286,63 +277,71 @@ impl<V: Vector> Patch<V> {
         found
     }
 
-    /// The weights of Kroeger et al. (2016): the inverse of the difference, where that is above one level.
+    /// How well each pixel fits: the inverse of the difference, where that is above one level (Kroeger et al. 2016).
     #[inline(always)]
-    fn weigh(&self, other: &Plane, displacement: [f32; 2], weights: &mut Values) {
+    fn weights(&self, other: &Plane, displacement: [f32; 2]) -> Values {
         let differences = self.differences(other, displacement);
         let total = differences.iter().fold(V::splat(0.0), |total, rows| total.add(*rows));
         let mean = V::splat(SHARE * total.sum());
-        for (rows, weights) in differences.into_iter().zip(weights) {
+        let mut weights = [Lanes::ZERO; HALF];
+        for (rows, weights) in differences.into_iter().zip(&mut weights) {
             rows.sub(mean).store(weights);
             weights.0.iter_mut().for_each(|weight| *weight = 1.0 / weight.abs().max(1.0));
         }
+        weights
     }
 }
 
-/// Makes some rows of a flow out of the matches: the mean of those that cover a pixel, weighted by how well it fits.
+/// Makes some rows of a flow out of what was found: the mean over the patches that cover a pixel, weighted by how well
+/// it fits.
 pub struct Densify<'a> {
-    pub matches: &'a [Match],
-    /// Width and height of the picture.
-    pub size: (usize, usize),
+    pub picture: &'a Plane,
+    pub other: &'a Plane,
+    /// What was found for all patches.
+    pub found: &'a [[f32; 2]],
     pub rows: Range<usize>,
     pub x: &'a mut [f32],
     pub y: &'a mut [f32],
-    /// Memory for three rows, each by a patch wider than the picture.
+    /// Memory for three times the rows, each by a patch wider than the picture.
     pub sums: &'a mut Vec<f32>,
 }
 
 impl Task for Densify<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let (width, height) = self.size;
-        let columns = patches_along(width);
-        let length = width + PATCH;
-        self.sums.clear();
-        self.sums.resize(3 * length, 0.0);
-        let rows = self.x.chunks_exact_mut(width).zip(self.y.chunks_exact_mut(width));
-        for (y, (x_row, y_row)) in self.rows.zip(rows) {
-            self.sums.fill(0.0);
-            let (weights, moments) = self.sums.split_at_mut(length);
-            let (x_sums, y_sums) = moments.split_at_mut(length);
-            for (row, matches) in self.matches.chunks_exact(columns).enumerate() {
-                let top = origin(row, height);
-                if !(top..top + PATCH).contains(&y) {
-                    continue;
-                }
-                let (lanes, half) = ((y - top) % HALF, (y - top) / HALF);
-                for (column, found) in matches.iter().enumerate() {
-                    let left = origin(column, width);
-                    let row = found.weights[lanes].0.as_chunks::<PATCH>().0[half];
-                    let [dx, dy] = found.displacement;
+        let Self { picture, other, rows, sums, .. } = self;
+        let (width, height) = (picture.width(), picture.height());
+        let stride = width + PATCH;
+        sums.clear();
+        sums.resize(3 * stride * rows.len(), 0.0);
+        let (weights, moments) = sums.split_at_mut(stride * rows.len());
+        let (x_sums, y_sums) = moments.split_at_mut(stride * rows.len());
+        for (row, found) in self.found.chunks_exact(patches_along(width)).enumerate() {
+            let top = origin(row, height);
+            if top + PATCH <= rows.start || rows.end <= top {
+                continue;
+            }
+            for (column, displacement) in found.iter().enumerate() {
+                let left = origin(column, width);
+                let fits = Patch::<V>::new(picture, left, top).weights(other, *displacement);
+                for (y, n) in (top..).zip(0..PATCH) {
+                    if !rows.contains(&y) {
+                        continue;
+                    }
+                    let fits = fits[n % HALF].0.as_chunks::<PATCH>().0[n / HALF];
+                    let start = (y - rows.start) * stride + left;
+                    let [dx, dy] = *displacement;
                     for (sums, factor) in [(&mut *weights, 1.0), (&mut *x_sums, dx), (&mut *y_sums, dy)] {
-                        let sums = &mut sums[left..][..PATCH];
-                        sums.iter_mut().zip(row).for_each(|(sum, weight)| *sum += weight * factor);
+                        let sums = &mut sums[start..][..PATCH];
+                        sums.iter_mut().zip(fits).for_each(|(sum, fit)| *sum += fit * factor);
                     }
                 }
             }
-            for (n, weight) in weights[..width].iter().enumerate() {
-                x_row[n] = x_sums[n] / weight;
-                y_row[n] = y_sums[n] / weight;
+        }
+        for (to, sums) in [(self.x, x_sums), (self.y, y_sums)] {
+            let sums = sums.chunks_exact(stride).zip(weights.chunks_exact(stride));
+            for (to, (sums, weights)) in to.chunks_exact_mut(width).zip(sums) {
+                to.iter_mut().zip(sums).zip(weights).for_each(|((to, sum), weight)| *to = sum / weight);
             }
         }
     }
