@@ -3,21 +3,27 @@
 //! The threads that compute: a pool that sleeps when there is nothing to do and allocates nothing when there is.
 
 use std::{
+    hint::spin_loop,
     io,
     marker::PhantomData,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::{Builder, JoinHandle, available_parallelism},
+    time::{Duration, Instant},
 };
 
 use super::{Kind, vector::Task};
 
 /// What a job is called with: the number of the worker and that of the job.
 type Job = dyn Fn(usize, usize) + Sync;
+
+/// How long a thread looks out for what it waits for before it sleeps: about as long as it takes to wake up. Many rounds
+/// follow each other faster.
+const PATIENCE: Duration = Duration::from_micros(50);
 
 /// Threads that share the jobs of one [`run`](Pool::run) at a time, with the one that calls it.
 pub struct Pool {
@@ -31,15 +37,16 @@ struct Shared {
     wake: Condvar,
     done: Condvar,
     next: AtomicUsize,
+    /// Number of the round. Like `busy` it changes only while the state is locked, but is looked at without.
+    round: AtomicU64,
+    /// Workers that have begun.
+    busy: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
-    round: u64,
     /// What may be begun in this round.
     work: Option<Work>,
-    /// Workers that have begun.
-    busy: usize,
     panicked: bool,
     closing: bool,
 }
@@ -66,6 +73,8 @@ impl Pool {
             wake: Condvar::new(),
             done: Condvar::new(),
             next: AtomicUsize::new(0),
+            round: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
         });
         let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads - 1) };
         for worker in 1..threads {
@@ -97,8 +106,8 @@ impl Pool {
         self.shared.next.store(0, Ordering::Relaxed);
         if count > 1 {
             let mut state = self.shared.lock();
-            state.round += 1;
             state.work = Some(work);
+            self.shared.round.fetch_add(1, Ordering::Relaxed);
             drop(state);
             self.shared.wake.notify_all();
         }
@@ -106,9 +115,11 @@ impl Pool {
             let _flushing = Flushing::begin();
             self.shared.take_jobs(work, 0)
         };
+        let idle = || self.shared.busy.load(Ordering::Relaxed) == 0;
+        look_out(idle);
         let mut state = self.shared.lock();
         state.work = None;
-        while state.busy > 0 {
+        while !idle() {
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let panicked = std::mem::take(&mut state.panicked) || panicked;
@@ -200,28 +211,39 @@ impl Shared {
 fn work(shared: &Shared, worker: usize) {
     let _flushing = Flushing::begin();
     let mut seen = 0;
+    let round = || shared.round.load(Ordering::Relaxed);
     let mut state = shared.lock();
     loop {
         if state.closing {
             return;
         }
         let work = match state.work {
-            Some(work) if state.round != seen => work,
+            Some(work) if round() != seen => work,
             _ => {
                 state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
         };
-        seen = state.round;
-        state.busy += 1;
+        seen = round();
+        shared.busy.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let panicked = shared.take_jobs(work, worker);
         state = shared.lock();
         state.panicked |= panicked;
-        state.busy -= 1;
-        if state.busy == 0 {
+        if shared.busy.fetch_sub(1, Ordering::Relaxed) == 1 {
             shared.done.notify_one();
         }
+        drop(state);
+        look_out(|| round() != seen);
+        state = shared.lock();
+    }
+}
+
+/// Waits for something, but not for long.
+fn look_out(seen: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !seen() && began.elapsed() < PATIENCE {
+        spin_loop();
     }
 }
 
