@@ -25,8 +25,9 @@ use refinement::Refine;
 use search::{Densify, Search, Start};
 pub use warp::Warper;
 
-/// Rounds of refinement on a level.
-const ROUNDS: usize = 2;
+/// Rounds of refinement on a level, and on the finest, where one takes longer than on all others together.
+const ROUNDS: usize = 3;
+const FINEST_ROUNDS: usize = 2;
 
 /// A displacement for each pixel.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -178,7 +179,8 @@ enum Effort {
 /// Finds the flow of a level in some directions, each with the picture it starts from and that it leads to.
 fn estimate(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
     search(processor, directions, effort);
-    for _ in 0..ROUNDS {
+    let rounds = if effort == Effort::Finest { FINEST_ROUNDS } else { ROUNDS };
+    for _ in 0..rounds {
         refine(processor, directions);
     }
 }
