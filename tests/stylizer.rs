@@ -240,7 +240,7 @@ fn a_first_frame_is_painted_coarse_to_fine() {
     assert_eq!((coarse_to_fine.iterations, fine_only.iterations), (1, 1));
     // The losses before the only step at the full size.
     let losses = [coarse_to_fine, fine_only].map(|report| report.losses.style);
-    assert!(losses[0] < 0.95 * losses[1], "{losses:?}");
+    assert!(losses[0] < 0.98 * losses[1], "{losses:?}");
     assert!(fine_only.losses.content < 1e-6 && coarse_to_fine.losses.content > 0.01);
     // What was prepared for smaller sizes serves the next scene as well.
     free.reset();

@@ -11,6 +11,7 @@ mod optimizer;
 mod preparation;
 mod resizer;
 mod settings;
+mod smoothing;
 mod style_target;
 mod warm_start;
 mod working_size;
@@ -38,6 +39,7 @@ use crate::{
 use budget::Costs;
 use frame::{Placing, Scaler};
 use optimizer::Schedule;
+use smoothing::smooth;
 use style_target::StyleTarget;
 use warm_start::{History, Start};
 
@@ -457,6 +459,7 @@ impl Stylizer {
     ) -> Result<(Terms, u32)> {
         let settings = &self.settings;
         let mut gradient = Image::filled(image.width(), image.height(), 0.0);
+        let mut smoothing_rows = gradient.clone();
         let mut last = Terms::default();
         for iteration in 0..schedule.iterations {
             if iteration > 0 && !has_time(&self.costs) {
@@ -468,6 +471,7 @@ impl Stylizer {
             let temporal =
                 target.map_or(0.0, |target| temporal(image, target, settings.temporal_weight, &mut gradient));
             last = Terms { losses, total_variation, temporal };
+            smooth(&mut gradient, &mut smoothing_rows);
             optimizer.step(image.data_mut(), gradient.data(), schedule.rate(iteration));
             self.costs.iteration_took(started.elapsed());
         }

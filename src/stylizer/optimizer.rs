@@ -2,10 +2,9 @@
 
 use super::Settings;
 
-/// Decay rates of the moments, shorter than for the training of networks: an image has a few dozen steps, not
-/// thousands.
-const FIRST_DECAY: f32 = 0.8;
-const SECOND_DECAY: f32 = 0.95;
+/// Decay rate of the moments, shorter than for the training of networks: an image has a few dozen steps, not thousands.
+/// One rate for both lets no step be longer than meant, and paint that begins to swing slows down at once.
+const DECAY: f32 = 0.8;
 /// Far below any gradient that counts; only keeps 0 / 0 away.
 const EPSILON: f32 = 1e-12;
 
@@ -62,8 +61,7 @@ impl Adam {
     /// at most about as many levels long as `rate` says for the freshness of its paint, from 1, no step yet, to 0.
     pub fn step(&mut self, image: &mut [f32], gradient: &[f32], rate: impl Fn(f32) -> f32) {
         self.steps = self.steps.saturating_add(1);
-        let first_correction = 1.0 / (1.0 - FIRST_DECAY.powi(self.steps));
-        let second_correction = 1.0 / (1.0 - SECOND_DECAY.powi(self.steps));
+        let correction = 1.0 / (1.0 - DECAY.powi(self.steps));
         let pixels = self.freshness.len();
         let planes = image.chunks_exact_mut(pixels).zip(gradient.chunks_exact(pixels));
         let moments = self.first_moment.chunks_exact_mut(pixels).zip(self.second_moment.chunks_exact_mut(pixels));
@@ -71,9 +69,9 @@ impl Adam {
             let moments = first.iter_mut().zip(second);
             let pixels = image.iter_mut().zip(gradient).zip(&self.freshness);
             for (((value, gradient), freshness), (first, second)) in pixels.zip(moments) {
-                *first = FIRST_DECAY * *first + (1.0 - FIRST_DECAY) * gradient;
-                *second = SECOND_DECAY * *second + (1.0 - SECOND_DECAY) * gradient * gradient;
-                let direction = first_correction * *first / ((*second * second_correction).sqrt() + EPSILON);
+                *first = DECAY * *first + (1.0 - DECAY) * gradient;
+                *second = DECAY * *second + (1.0 - DECAY) * gradient * gradient;
+                let direction = correction * *first / ((*second * correction).sqrt() + EPSILON);
                 *value = (*value - rate(*freshness) * direction).clamp(0.0, 255.0);
             }
         }
