@@ -23,7 +23,7 @@ use gstneuralstyle::{
     NeuralStyle, Processor,
     motion::{Motion, MotionEstimator},
     objective::{self, Device, LossWeights, Precision},
-    stylizer::{Adam, Frame, Image, PackedFormat, Settings},
+    stylizer::{Adam, Frame, Image, PackedFormat, Settings, smooth},
     vgg::Vgg,
 };
 use image::RgbImage;
@@ -40,7 +40,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Time one iteration: losses, gradient and a step of Adam.
+    /// Time one iteration: losses, gradient, its smoothing and a step of Adam.
     Bench {
         /// Size of the image.
         #[arg(long, value_parser = parse_size, default_value = "256x256")]
@@ -102,11 +102,13 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
 
     let mut image = noise(width, height, 3)?;
     let mut gradient = Image::filled(width, height, 0.0);
+    let mut smoothing_rows = gradient.clone();
     let mut adam = Adam::new(width * height);
     let mut times = Vec::with_capacity(WARM_UP + MEASURED);
     for _ in 0..WARM_UP + MEASURED {
         let started = Instant::now();
         objective.evaluate(&image, weights, &mut gradient)?;
+        smooth(&mut gradient, &mut smoothing_rows);
         adam.step(image.data_mut(), gradient.data(), |_| settings.learning_rate as f32);
         times.push(started.elapsed());
     }

@@ -73,3 +73,30 @@ pub trait Vector: Copy {
 pub trait Task {
     fn run<V: Vector>(self);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels;
+
+    /// The lanes to sum and where the sum goes.
+    struct Sum<'a>(&'a Lanes, &'a mut f32);
+
+    impl Task for Sum<'_> {
+        #[inline(always)]
+        fn run<V: Vector>(self) {
+            *self.1 = V::load(self.0).sum();
+        }
+    }
+
+    #[test]
+    fn a_sum_has_every_lane_once() {
+        // Powers of two: each lane leaves a bit of its own.
+        let lanes = Lanes(std::array::from_fn(|lane| (1 << lane) as f32));
+        for kind in kernels::available() {
+            let mut sum = 0.0;
+            kind.run(Sum(&lanes, &mut sum));
+            assert_eq!(sum, f32::from(u16::MAX), "{kind:?}");
+        }
+    }
+}

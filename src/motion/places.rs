@@ -69,3 +69,37 @@ pub fn between_levels(levels: usize) -> impl Fn(f32) -> f32 + Copy {
     let scale = 1.0 / (1 << levels) as f32;
     move |at| (at + 0.5) * scale - 0.5
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values at some places of a plane whose values are `x + 10 y`, and which lies in rows of `width + 3`.
+    fn looked_up((width, height): (usize, usize), places: &[(f32, f32)]) -> Vec<f32> {
+        let stride = width + 3;
+        let value = |n: usize| if n % stride < width { (n % stride + 10 * (n / stride)) as f32 } else { f32::NAN };
+        let plane: Vec<f32> = (0..stride * height).map(value).collect();
+        let mut looked_up = vec![0.0; places.len()];
+        let mut memory = Places::default();
+        memory.set((width, height), stride, places.iter().copied());
+        memory.look_up(&plane, &mut looked_up);
+        looked_up
+    }
+
+    #[test]
+    fn values_between_pixels_are_interpolated() {
+        let places = [(0.0, 0.0), (2.0, 1.0), (0.5, 0.0), (1.25, 0.5), (1.75, 1.9), (0.999, 2.0), (3.0, 2.0)];
+        for ((x, y), value) in places.into_iter().zip(looked_up((4, 3), &places)) {
+            assert!((value - (x + 10.0 * y)).abs() < 1e-4, "{x} {y}: {value}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_edges_it_is_as_at_the_edge() {
+        let places = [(-0.1, 0.5), (-1e9, -3.0), (3.2, 1.0), (1e9, 1e9), (1.5, -7.0), (1.5, 2.5)];
+        assert_eq!(looked_up((4, 3), &places), [5.0, 0.0, 13.0, 23.0, 1.5, 21.5]);
+        assert_eq!(looked_up((1, 1), &places), [0.0; 6]);
+        assert_eq!(looked_up((1, 3), &places), [5.0, 0.0, 10.0, 20.0, 0.0, 20.0]);
+        assert_eq!(looked_up((4, 1), &places), [0.0, 0.0, 3.0, 3.0, 1.5, 1.5]);
+    }
+}

@@ -27,6 +27,7 @@ pub use image::Image;
 pub use optimizer::Adam;
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
+pub use smoothing::smooth;
 pub use warm_start::WarmStart;
 pub use working_size::SizeChooser;
 
@@ -39,7 +40,6 @@ use crate::{
 use budget::Costs;
 use frame::{Placing, Scaler};
 use optimizer::Schedule;
-use smoothing::smooth;
 use style_target::StyleTarget;
 use warm_start::{History, Start};
 

@@ -7,16 +7,19 @@ use super::Image;
 /// How much of the finest detail, a chessboard of pixels, is taken from the gradient.
 const SMOOTHING: f32 = 0.7;
 
-/// Smooths a gradient by the binomial filter 1 2 1 in both directions, as far as [`SMOOTHING`] says.
+/// Takes 70% of the finest detail from a gradient, and less of coarser detail, by the binomial filter 1 2 1 in both
+/// directions. `rows` is memory of the same size.
 ///
-/// Much of the gradient's fine detail comes from the network's pooling, which sees one pixel of four, and alternates
-/// from step to step. With less of it the steps agree on the strokes, which then come sooner. As the filter is symmetric
-/// and takes nothing away entirely, it is another metric for the same minimum: the smoothed gradient is that in a
-/// Sobolev space (Neuberger 2010, "Sobolev Gradients and Differential Equations").
+/// With the gradient as it is, specks of single pixels come before strokes. What the filter takes from them it does not
+/// take entirely, and it is symmetric: so it is a gradient of the same loss in another metric, with the same minima
+/// (Neuberger 2010, "Sobolev Gradients and Differential Equations").
 ///
-/// `rows` is memory of the same size.
-pub(super) fn smooth(gradient: &mut Image, rows: &mut Image) {
+/// # Panics
+///
+/// If the sizes differ.
+pub fn smooth(gradient: &mut Image, rows: &mut Image) {
     let (width, height) = gradient.size();
+    assert_eq!(rows.size(), (width, height), "images differ in size");
     let planes = gradient.data_mut().chunks_exact_mut(width * height);
     for (plane, rows) in planes.zip(rows.data_mut().chunks_exact_mut(width * height)) {
         for (row, to) in plane.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
