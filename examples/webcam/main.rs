@@ -61,7 +61,8 @@ fn main() -> Result<()> {
     let args = Args::parse();
     gst::init()?;
     gstneuralstyle::plugin_register_static()?;
-    let pipeline = gst::parse::launch(&describe(&args)?)?.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
+    let pipeline = gst::parse::launch(&describe(&args)?).map_err(|error| explain(&error))?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
     let by_name = |name: &str| pipeline.by_name(name).ok_or_else(|| format!("there is no element {name}"));
     let painter = by_name("painter")?;
     properties::set(&painter, &args.properties)?;
@@ -104,6 +105,17 @@ fn describe(args: &Args) -> Result<String> {
          ! neuralstyle name=painter working-size=-1 frame-budget={budget} ! queue max-size-buffers=1 \
          ! textoverlay name=text valignment=top halignment=left ! videoconvert ! identity name=shown ! {sink}"
     ))
+}
+
+/// Why there is no such pipeline, and what to do about it.
+fn explain(error: &glib::Error) -> String {
+    if error.matches(gst::ParseError::NoSuchElement) {
+        format!(
+            "{error}. On Debian and Ubuntu please install gstreamer1.0-x and, for --to pipewire, gstreamer1.0-pipewire"
+        )
+    } else {
+        error.to_string()
+    }
 }
 
 /// Plays until the end, until there is no more time, or until a key quits.
