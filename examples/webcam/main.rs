@@ -107,11 +107,11 @@ fn describe(args: &Args) -> Result<String> {
     ))
 }
 
-/// Why there is no such pipeline, and what to do about it.
+/// Why there is no such pipeline, and where its elements come from that the build does not need.
 fn explain(error: &glib::Error) -> String {
     if error.matches(gst::ParseError::NoSuchElement) {
         format!(
-            "{error}. On Debian and Ubuntu please install gstreamer1.0-x and, for --to pipewire, gstreamer1.0-pipewire"
+            "{error}; Debian and Ubuntu have textoverlay in gstreamer1.0-x and pipewiresink in gstreamer1.0-pipewire"
         )
     } else {
         error.to_string()
