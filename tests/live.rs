@@ -2,7 +2,13 @@
 
 //! The element behind live sources.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use gst::prelude::*;
 
@@ -66,6 +72,37 @@ fn live_sources_are_told_the_latency() {
         wait(&pipeline, gst::MessageType::Latency);
         assert_eq!(latency(&pipeline).1 + Duration::from_millis(50), with + Duration::from_millis(own), "{budget}");
     }
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn frames_are_not_late_by_what_is_told_of_after_the_caps() {
+    const DELAY: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+    let source = format!("videotestsrc is-live=true ! identity name=slow sync=true ts-offset={}", DELAY.nseconds());
+    let (pipeline, _) = play(&source, "first-iterations=2");
+    let painted = || {
+        let message = wait(&pipeline, gst::MessageType::Element);
+        message.structure().unwrap().get::<u32>("iterations").unwrap() > 0
+    };
+    assert!((0..12).any(|_| !painted()), "nothing is late");
+
+    let is_told = Arc::new(AtomicBool::new(false));
+    let (slow, tell) = (pipeline.by_name("slow").unwrap().static_pad("src").unwrap(), is_told.clone());
+    slow.add_probe(gst::PadProbeType::QUERY_UPSTREAM | gst::PadProbeType::PULL, move |_, info| {
+        if let Some(query) = info.query_mut()
+            && let gst::QueryViewMut::Latency(latency) = query.view_mut()
+        {
+            let (live, min, max) = latency.result();
+            latency.set(live, min + DELAY, max.map(|max| max + DELAY));
+            tell.store(true, Ordering::Relaxed);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.recalculate_latency().unwrap();
+    assert!(is_told.load(Ordering::Relaxed));
+    // Of those that are late, one in eleven is painted.
+    let in_a_row = |_: usize| (0..3).all(|_| painted());
+    assert!((0..50).any(in_a_row), "all are late");
     pipeline.set_state(gst::State::Null).unwrap();
 }
 

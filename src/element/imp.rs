@@ -11,7 +11,7 @@
  * ## Example launch line
  * |[<!-- language="plain" -->
  * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! neuralstyle style=painting.jpg \
- *     working-size=320 ! videoconvert ! autovideosink
+ *     working-size=320 ! videoconvert ! autovideosink sync=false
  * ]|
  * plays a film as if it were painted like the picture.
  */
@@ -281,8 +281,15 @@ impl BaseTransformImpl for NeuralStyle {
 
     fn src_event(&self, event: gst::Event) -> bool {
         if let gst::EventView::Qos(qos) = event.view() {
+            let frame_budget = self.properties().frame_budget;
+            let mut pace = lock(&self.pace);
+            if pace.budget(frame_budget).is_none() {
+                // Elements before this one would drop frames that are late, and those that come without a budget shall
+                // all be painted.
+                return true;
+            }
             let (_, proportion, behind, timestamp) = qos.get();
-            lock(&self.pace).observe(timestamp, behind, proportion);
+            pace.observe(timestamp, behind, proportion);
         }
         self.parent_src_event(event)
     }
@@ -292,11 +299,16 @@ impl BaseTransformImpl for NeuralStyle {
         if answered
             && direction == gst::PadDirection::Src
             && let gst::QueryViewMut::Latency(latency) = query.view_mut()
-            && let (true, min, max) = latency.result()
-            && let Some(own) = lock(&self.pace).budget(self.properties().frame_budget)
         {
-            let own = gst::ClockTime::from_nseconds(u64::try_from(own.as_nanos()).unwrap_or(u64::MAX));
-            latency.set(true, min.saturating_add(own), max.map(|max| max.saturating_add(own)));
+            let (is_live, min, max) = latency.result();
+            let frame_budget = self.properties().frame_budget;
+            let mut pace = lock(&self.pace);
+            // The pipeline asks whenever it has changed, as when a decoder has seen how far it has to look ahead.
+            pace.upstream = is_live.then_some(min);
+            if let Some(own) = pace.budget(frame_budget).filter(|_| is_live) {
+                let own = gst::ClockTime::from_nseconds(u64::try_from(own.as_nanos()).unwrap_or(u64::MAX));
+                latency.set(true, min.saturating_add(own), max.map(|max| max.saturating_add(own)));
+            }
         }
         answered
     }
@@ -317,10 +329,13 @@ impl VideoFilterImpl for NeuralStyle {
         if last.is_some_and(|last| picture(&last) != picture(in_info)) {
             self.forget_history("new caps");
         }
-        let pace = Pace::new(self.upstream_latency(), in_info.fps());
+        let upstream = self.upstream_latency();
         let frame_budget = self.properties().frame_budget;
+        let mut pace = lock(&self.pace);
+        let last = pace.budget(frame_budget);
+        pace.change(upstream, in_info.fps());
         let new = pace.budget(frame_budget);
-        let last = std::mem::replace(&mut *lock(&self.pace), pace).budget(frame_budget);
+        drop(pace);
         self.announce_latency(last, new);
         if let (Some(painter), Some(_)) = (lock(&self.painter).as_mut(), new) {
             let size = (in_info.width() as usize, in_info.height() as usize);

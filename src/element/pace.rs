@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 pub struct Pace {
     /// The latency up to here; `None` if the source is not live.
-    upstream: Option<gst::ClockTime>,
+    pub upstream: Option<gst::ClockTime>,
     frame_duration: Option<Duration>,
     /// The running time before which frames come too late at the sink.
     earliest: Option<gst::ClockTime>,
@@ -46,11 +46,13 @@ pub struct Lateness {
 }
 
 impl Pace {
-    /// The pace of a source of this latency, which is `None` unless it is live, and this frame rate.
-    pub fn new(upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) -> Self {
+    /// From now on it is that of a source of this latency, which is `None` unless it is live, and this frame rate. The
+    /// frames so far still count.
+    pub fn change(&mut self, upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) {
         let seconds = f64::from(frame_rate.denom()) / f64::from(frame_rate.numer());
         let frame_duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
-        Self { upstream, frame_duration, proportion: 1.0, ..Self::default() }
+        let Self { painted, unpainted, .. } = *self;
+        *self = Self { upstream, frame_duration, proportion: 1.0, painted, unpainted, ..Self::default() };
     }
 
     /// The time for a frame, given the property `frame-budget`; `None` if it does not matter.
@@ -139,12 +141,18 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn pace(upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) -> Pace {
+        let mut pace = Pace::default();
+        pace.change(upstream, frame_rate);
+        pace
+    }
+
     const MS: fn(u64) -> gst::ClockTime = gst::ClockTime::from_mseconds;
 
     #[test]
     fn the_budget_is_what_is_asked_for_or_that_of_a_live_frame() {
         let milliseconds = |live: bool, rate: (i32, i32), budget| {
-            let pace = Pace::new(live.then_some(MS(5)), gst::Fraction::new(rate.0, rate.1));
+            let pace = pace(live.then_some(MS(5)), gst::Fraction::new(rate.0, rate.1));
             pace.budget(budget).map(|budget| budget.as_millis())
         };
         assert_eq!(milliseconds(true, (50, 1), -1), Some(20));
@@ -157,7 +165,7 @@ mod tests {
     #[test]
     fn late_frames_have_no_time_but_not_all_of_them() {
         let budget = Duration::from_millis(40);
-        let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
+        let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
         let times = |pace: &mut Pace| {
             [240, 280, 320, 360, 400].map(|at| pace.time_left(Some(MS(at)), Some(MS(at + 30)), budget, 2).is_zero())
         };
@@ -180,7 +188,7 @@ mod tests {
     fn frames_that_take_too_long_leave_less_time_to_others() {
         let ms = Duration::from_millis;
         let budget = ms(40);
-        let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
+        let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
         let mut now = Instant::now();
         // Painted frames take 55 ms, others 20, and the next one is always there.
         let mut frame = |pace: &mut Pace, wait: Duration| {
@@ -200,11 +208,13 @@ mod tests {
 
     #[test]
     fn frames_are_counted_and_late_ones_described() {
-        let mut pace = Pace::new(Some(MS(5)), gst::Fraction::new(25, 1));
+        let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
         pace.observe(None, 0, 1.25);
         pace.time_left(Some(MS(400)), Some(MS(448)), Duration::from_millis(40), 2);
         assert_eq!(pace.count(true), None);
         let lateness = Lateness { is_live: true, jitter: 3_000_000, proportion: 1.25, processed: 1, dropped: 1 };
         assert_eq!(pace.count(false), Some(lateness));
+        pace.change(Some(MS(5)), gst::Fraction::new(50, 1));
+        assert_eq!(pace.count(false).map(|lateness| (lateness.processed, lateness.dropped)), Some((1, 2)));
     }
 }
