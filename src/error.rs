@@ -146,6 +146,10 @@ pub enum Error {
     #[error("no style is set: call set_style before the first frame")]
     NoStyle,
 
+    /// The painting of a frame was broken off by its [`Interruption`](crate::stylizer::Interruption).
+    #[error("painting was interrupted")]
+    Interrupted,
+
     /// A device that this build or this machine does not have.
     #[error("device \"{name}\" cannot be used: {problem}")]
     Device {

@@ -2,7 +2,11 @@
 
 //! The element in whole pipelines: ends, seeks, restarts, and bad input.
 
-use std::sync::Once;
+use std::{
+    sync::{Once, mpsc},
+    thread,
+    time::Duration,
+};
 
 use gst::prelude::*;
 use gstneuralstyle::{kernels, objective::Precision};
@@ -135,6 +139,33 @@ fn no_frame_is_lost_or_doubled() {
     pipeline.set_state(gst::State::Null).unwrap();
     let expected: Vec<_> = (0..12).map(|n| gst::ClockTime::from_mseconds(5 * n)).collect();
     assert_eq!(*frames.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_flush_and_a_stop_break_off_a_frame() {
+    init();
+    // It would take minutes.
+    let source = "videotestsrc ! video/x-raw,width=160,height=120";
+    let painter = "neuralstyle name=painter first-iterations=10000";
+    let pipeline = gst::parse::launch(&format!("{source} ! {painter} ! fakesink")).unwrap();
+    let painter = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("painter").unwrap();
+    let (begin, begun) = mpsc::channel();
+    painter.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        begin.send(()).unwrap();
+        gst::PadProbeReturn::Ok
+    });
+    let patience = Duration::from_secs(60);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    begun.recv_timeout(patience).unwrap();
+    let (finish, finished) = mpsc::channel();
+    thread::spawn(move || {
+        pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).unwrap();
+        begun.recv_timeout(patience).unwrap();
+        let errors = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]);
+        pipeline.set_state(gst::State::Null).unwrap();
+        finish.send(errors.is_none()).unwrap();
+    });
+    assert_eq!(finished.recv_timeout(patience), Ok(true));
 }
 
 #[test]

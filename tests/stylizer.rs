@@ -5,10 +5,10 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use gstneuralstyle::{
-    Processor,
+    Error, Processor,
     objective::Device,
     style,
-    stylizer::{DebugView, Frame, Image, PackedFormat, Report, Settings, Stylizer, WarmStart},
+    stylizer::{DebugView, Frame, Image, Interruption, PackedFormat, Report, Settings, Stylizer, WarmStart},
     vgg::Vgg,
 };
 
@@ -127,6 +127,24 @@ fn a_still_scene_comes_to_rest() {
     assert!(step(59) < 0.1, "{}", step(59));
     let mean = |n: usize| painted[n].data().iter().sum::<f32>() / painted[n].data().len() as f32;
     assert!((mean(59) - mean(50)).abs() < 0.5, "{} {}", mean(59), mean(50));
+}
+
+#[test]
+fn an_interruption_leaves_the_frame_as_it_was() {
+    let mut stylizer = stylizer("glass", Settings::default());
+    let interruption = Interruption::default();
+    stylizer.set_interruption(interruption.clone());
+    let mut bytes = vec![100; 3 * 64 * 48];
+    let mut stylize = || stylizer.stylize(&mut Frame::new(&mut bytes, (64, 48), 3 * 64, PackedFormat::RGB).unwrap());
+    interruption.set(true);
+    assert!(matches!(stylize(), Err(Error::Interrupted)));
+    interruption.set(false);
+    assert_eq!(stylize().unwrap().scene, 0);
+    assert_eq!(stylize().unwrap().scene, 0);
+    interruption.set(true);
+    assert!(matches!(stylize(), Err(Error::Interrupted)));
+    interruption.set(false);
+    assert_eq!(stylize().unwrap().scene, 1);
 }
 
 #[test]

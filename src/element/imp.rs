@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    stylizer::{Frame, PackedFormat, Report},
+    stylizer::{Frame, Interruption, PackedFormat, Report},
 };
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -57,6 +57,8 @@ pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
     pace: Mutex<Pace>,
+    /// Set while no frame is wanted, as a flush or a stop waits for the one that is being painted.
+    interruption: Interruption,
     /// Locked while a frame is computed. Only what goes along with the stream takes it, and start
     /// and stop.
     painter: Mutex<Option<Painter>>,
@@ -215,6 +217,13 @@ impl ElementImpl for NeuralStyle {
         Some(&METADATA)
     }
 
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            self.interruption.set(true);
+        }
+        self.parent_change_state(transition)
+    }
+
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             let caps = gst_video::VideoCapsBuilder::new()
@@ -259,7 +268,9 @@ impl BaseTransformImpl for NeuralStyle {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let painter = Painter::new(self.properties()).map_err(|error| error_message(&error))?;
+        self.interruption.set(false);
+        let painter = Painter::new(self.properties(), self.interruption.clone());
+        let painter = painter.map_err(|error| error_message(&error))?;
         *lock(&self.painter) = Some(painter);
         *lock(&self.stats) = None;
         *lock(&self.pace) = Pace::default();
@@ -272,9 +283,14 @@ impl BaseTransformImpl for NeuralStyle {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        if let gst::EventView::FlushStop(_) = event.view() {
-            self.forget_history("a flush");
-            lock(&self.pace).flush();
+        match event.view() {
+            gst::EventView::FlushStart(_) => self.interruption.set(true),
+            gst::EventView::FlushStop(_) => {
+                self.interruption.set(false);
+                self.forget_history("a flush");
+                lock(&self.pace).flush();
+            }
+            _ => {}
         }
         self.parent_sink_event(event)
     }
@@ -351,9 +367,12 @@ impl VideoFilterImpl for NeuralStyle {
         &self,
         frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let report = self.stylize(frame).map_err(|error| {
-            self.post_error_message(error_message(&error));
-            gst::FlowError::Error
+        let report = self.stylize(frame).map_err(|error| match error {
+            Error::Interrupted => gst::FlowError::Flushing,
+            error => {
+                self.post_error_message(error_message(&error));
+                gst::FlowError::Error
+            }
         })?;
         gst::trace!(CAT, imp = self, "{report:?}");
         *lock(&self.stats) = Some(report);
@@ -411,6 +430,7 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         Error::ImageSize { .. }
         | Error::PackedFormat(_)
         | Error::NoStyle
+        | Error::Interrupted
         | Error::Tensor(_)
         | Error::Resize(_)
         | Error::Threads(_) => {

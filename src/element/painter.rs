@@ -11,7 +11,7 @@ use std::{
 use super::properties::Properties;
 use crate::{
     Error, Result, style,
-    stylizer::{Frame, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
+    stylizer::{Frame, Interruption, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
 };
 
 /// What comes of an error in a change.
@@ -49,12 +49,15 @@ pub struct Painter {
     /// How long an iteration took to warm up.
     iteration: Duration,
     chooser: Option<SizeChooser>,
+    /// Width and height of the frames that the size is chosen for.
+    frame_size: (usize, usize),
 }
 
 impl Painter {
-    /// A painter with the style and the settings of the properties.
-    pub fn new(properties: Properties) -> Result<Self> {
+    /// A painter with the style and the settings of the properties, whose painting can be broken off.
+    pub fn new(properties: Properties, interruption: Interruption) -> Result<Self> {
         let mut stylizer = properties.stylizer()?;
+        stylizer.set_interruption(interruption);
         let iteration = stylizer.warm_up()?;
         Ok(Self {
             wanted: stylizer.settings().clone(),
@@ -66,12 +69,16 @@ impl Painter {
             transition: None,
             iteration,
             chooser: None,
+            frame_size: (0, 0),
         })
     }
 
     /// Makes everything ready for frames like this one, which are the first of their kind.
     pub fn prepare(&mut self, upcoming: Upcoming) -> Result<()> {
-        self.chooser = None;
+        // At another frame rate the size goes on from the one before.
+        if std::mem::replace(&mut self.frame_size, upcoming.size) != upcoming.size {
+            self.chooser = None;
+        }
         self.choose_size(upcoming);
         let working_size = self.wanted.working_size;
         self.stylizer.set_settings(Settings { working_size, ..self.stylizer.settings().clone() })?;
@@ -90,17 +97,18 @@ impl Painter {
     /// Follows the properties before a frame. What cannot be used is left out, with a warning.
     pub fn follow(&mut self, properties: Properties, upcoming: Upcoming, warn: Warn) {
         if properties != self.seen {
-            match properties.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
-                Ok(settings) => {
-                    self.wanted = settings;
+            let last = std::mem::replace(&mut self.seen, properties);
+            // What could not be used stays out until something else is asked for: one warning is enough.
+            if !self.seen.has_preparation_of(&last) {
+                match self.seen.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
+                    Ok(settings) => self.wanted = settings,
+                    Err(error) => warn(KEEPING_SETTINGS, &error),
                 }
-                Err(error) => warn(KEEPING_SETTINGS, &error),
             }
-            if properties.style != self.seen.style {
-                self.wanted_style.clone_from(&properties.style);
+            self.wanted = self.seen.settings_with_preparation_of(&self.wanted);
+            if self.seen.style_settings != last.style_settings {
+                self.wanted_style.clone_from(&self.seen.style);
             }
-            // Also what could not be used: one warning is enough.
-            self.seen = properties;
         }
         self.choose_size(upcoming);
         if upcoming.budget.is_some() {
@@ -157,17 +165,24 @@ impl Painter {
     fn change_at_once(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
         // No other begins before this one has ended.
         self.job.take_if(|job| job.is_finished());
+        let mut settings = self.set_settings();
         if self.wanted_style != self.style {
             match style::load(&self.wanted_style).and_then(|picture| self.stylizer.set_style(picture)) {
                 Ok(()) => self.begin_transition(self.wanted_style.clone(), running_time),
                 Err(error) => self.keep_style(&error, warn),
             }
+            if settings.is_err() {
+                // The old style may have been too narrow for them.
+                settings = self.set_settings();
+            }
         }
-        if self.wanted != *self.stylizer.settings()
-            && let Err(error) = self.stylizer.set_settings(self.wanted.clone())
-        {
+        if let Err(error) = settings {
             self.keep_settings(&error, warn);
         }
+    }
+
+    fn set_settings(&mut self) -> Result<()> {
+        if self.wanted == *self.stylizer.settings() { Ok(()) } else { self.stylizer.set_settings(self.wanted.clone()) }
     }
 
     /// Changes at once what can be changed within a frame, and the rest when it is prepared.
@@ -223,7 +238,7 @@ impl Painter {
 
     fn keep_settings(&mut self, error: &Error, warn: Warn) {
         warn(KEEPING_SETTINGS, error);
-        self.wanted = self.stylizer.settings().clone();
+        self.wanted = self.seen.settings_with_preparation_of(self.stylizer.settings());
     }
 }
 
@@ -255,7 +270,7 @@ impl Job {
 mod tests {
     use std::cell::RefCell;
 
-    use gst::prelude::*;
+    use gst::{glib, prelude::*};
 
     use super::*;
 
@@ -283,7 +298,7 @@ mod tests {
     }
 
     fn painter() -> Painter {
-        let mut painter = Painter::new(Properties::default()).unwrap();
+        let mut painter = Painter::new(Properties::default(), Interruption::default()).unwrap();
         painter.prepare(UPCOMING).unwrap();
         painter
     }
@@ -307,12 +322,44 @@ mod tests {
         let first = painter.style.clone();
         assert_eq!(follow(&mut painter, "style", "/no/such/style"), [""; 0]);
         finish_job(&painter);
-        let warnings = follow(&mut painter, "strength", 1.0);
+        let warnings = follow(&mut painter, "strength", 0.9);
         assert!(matches!(&warnings[..], [warning] if warning.contains("/no/such/style")), "{warnings:?}");
-        let warnings = follow(&mut painter, "style-layers", "relu9_9");
-        assert!(matches!(&warnings[..], [warning] if warning.contains("relu9_9")), "{warnings:?}");
-        assert_eq!(follow(&mut painter, "strength", 1.0), [""; 0]);
+        for layers in ["relu9_9", "relu5_4"] {
+            let warnings = follow(&mut painter, "style-layers", layers);
+            assert!(matches!(&warnings[..], [warning] if warning.contains(layers)), "{warnings:?}");
+        }
+        // Everything else goes on.
+        assert_eq!(follow(&mut painter, "strength", 0.5), [""; 0]);
+        assert_eq!(painter.stylizer.settings().strength, 0.5);
         assert!(painter.job.is_none() && painter.style == first);
+        assert_eq!(follow(&mut painter, "style", "/no/such/style"), [""; 0]);
+        assert!(painter.job.is_some(), "it is not tried again");
+    }
+
+    #[test]
+    fn what_a_narrow_style_leaves_nothing_of_is_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("narrow.png");
+        image::RgbImage::new(320, 32).save(&path).unwrap();
+        let narrow = path.to_str().unwrap();
+        for budget in [None, UPCOMING.budget] {
+            let upcoming = Upcoming { size: (320, 240), budget, ..UPCOMING };
+            let mut painter = Painter::new(Properties::default(), Interruption::default()).unwrap();
+            painter.prepare(upcoming).unwrap();
+            let mut change = |property: &str, value: glib::Value| {
+                let mut warnings = follow_before(upcoming, &mut painter, property, value);
+                while painter.job.is_some() {
+                    finish_job(&painter);
+                    warnings.extend(follow_before(upcoming, &mut painter, "post-messages", true));
+                }
+                (warnings, painter.stylizer.settings().working_size, painter.style == narrow)
+            };
+            assert_eq!(change("style", narrow.to_value()), (vec![], 0, true));
+            let (warnings, size, _) = change("working-size", 64.to_value());
+            assert!(matches!(&warnings[..], [warning] if warning.contains("64x6")), "{warnings:?}");
+            assert_eq!(size, 0);
+            assert_eq!(change("strength", 0.5.to_value()), (vec![], 0, true));
+        }
     }
 
     #[test]

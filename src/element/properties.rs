@@ -28,6 +28,8 @@ const LARGEST_WORKING_SIZE: i32 = Settings::WORKING_SIZES.end().cast_signed();
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
     pub style: String,
+    /// How often it was set: who sets it to the same again, as after a mistake, wants another try.
+    pub style_settings: u32,
     pub post_messages: bool,
     pub frame_budget: i64,
     pub max_late_frames: u32,
@@ -51,6 +53,7 @@ impl Default for Properties {
     fn default() -> Self {
         Self {
             style: style::DEFAULT.to_owned(),
+            style_settings: 0,
             post_messages: false,
             frame_budget: LIVE_FRAME,
             max_late_frames: 10,
@@ -78,10 +81,20 @@ impl Properties {
             content_layers: parse_layers(&self.content_layers)?,
             style_layers: parse_layers(&self.style_layers)?,
             pooling: self.pooling.into(),
-            warm_start: self.warm_start.into(),
-            debug_view: self.debug_view.into(),
-            ..self.numbers.clone()
+            ..self.settings_with_preparation_of(&self.numbers)
         })
+    }
+
+    /// These settings with the layers, pooling and working size of others.
+    pub fn settings_with_preparation_of(&self, other: &Settings) -> Settings {
+        let (warm_start, debug_view) = (self.warm_start.into(), self.debug_view.into());
+        Settings { warm_start, debug_view, ..self.numbers.clone() }.with_preparation_of(other)
+    }
+
+    /// Whether those have the same layers, pooling and working size.
+    pub fn has_preparation_of(&self, other: &Self) -> bool {
+        let preparation = |it: &Self| (it.content_layers.clone(), it.style_layers.clone(), it.pooling, it.working_size);
+        preparation(self) == preparation(other)
     }
 
     /// Whether the working size shall fit the machine.
@@ -111,7 +124,10 @@ impl Properties {
         let text = |default: String| read::<Option<String>>(value).unwrap_or(default);
         let default = Self::default;
         match name {
-            "style" => self.style = text(default().style),
+            "style" => {
+                self.style = text(default().style);
+                self.style_settings = self.style_settings.wrapping_add(1);
+            }
             "post-messages" => self.post_messages = read(value),
             "frame-budget" => self.frame_budget = read(value),
             "max-late-frames" => self.max_late_frames = read(value),

@@ -7,6 +7,7 @@ mod coarse_to_fine;
 mod debug_view;
 mod frame;
 mod image;
+mod interruption;
 mod optimizer;
 mod preparation;
 mod resizer;
@@ -24,6 +25,7 @@ use std::{
 pub use debug_view::DebugView;
 pub use frame::{Frame, PackedFormat};
 pub use image::Image;
+pub use interruption::Interruption;
 pub use optimizer::Adam;
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
@@ -76,6 +78,7 @@ pub struct Stylizer {
     scaler: Scaler,
     history: Option<History>,
     frame_size: Option<(usize, usize)>,
+    interruption: Interruption,
     costs: Costs,
     frames: u64,
     scenes: u64,
@@ -140,6 +143,7 @@ impl Stylizer {
             style: None,
             history: None,
             frame_size: None,
+            interruption: Interruption::default(),
             costs: Costs::default(),
             frames: 0,
             scenes: 0,
@@ -156,10 +160,14 @@ impl Stylizer {
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, or a layer is not in the weights, or needs larger images than there are. The
-    /// settings then stay as they were.
+    /// If a setting is out of range, or a layer is not in the weights, or needs larger images than there are of frame
+    /// and style. The settings then stay as they were.
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.check(&settings)?;
+        if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
+            let long_side = long_side(frame_size, settings.working_size);
+            settings.network().check_size("style", style.size_for(long_side))?;
+        }
         let network = settings.network();
         if network != self.settings.network() {
             let mut objective = objective::open(self.weights.clone(), network, self.device, &self.processor)?;
@@ -171,18 +179,16 @@ impl Stylizer {
             }
             self.objective = objective;
         }
-        if settings.minimize_other_than(&self.settings) {
-            self.renew_paint();
-        }
+        self.freshen_paint(settings.distance(&self.settings));
         self.settings = settings;
         Ok(())
     }
 
-    /// Checks whether settings can be used.
+    /// Checks whether settings can be used with a style that is wide enough.
     ///
     /// # Errors
     ///
-    /// As for [`set_settings`](Self::set_settings).
+    /// As for [`set_settings`](Self::set_settings), apart from the style.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         settings.check()?;
         let network = settings.network();
@@ -209,7 +215,7 @@ impl Stylizer {
             }
         }
         self.style = Some(style);
-        self.renew_paint();
+        self.freshen_paint(1.0);
         Ok(())
     }
 
@@ -234,7 +240,7 @@ impl Stylizer {
         if let Some(style) = &mut self.style
             && style.set_share(self.objective.as_mut(), share.clamp(0.0, 1.0))?
         {
-            self.renew_paint();
+            self.freshen_paint(1.0);
         }
         Ok(())
     }
@@ -283,7 +289,7 @@ impl Stylizer {
     ///
     /// # Errors
     ///
-    /// As for [`set_settings`](Self::set_settings).
+    /// As for [`check`](Self::check).
     pub fn preparation(&self, settings: &Settings) -> Result<Option<Preparation>> {
         self.check(settings)?;
         let network = settings.network();
@@ -326,15 +332,20 @@ impl Stylizer {
         self.costs = Costs::default();
         self.style_updates += 1;
         (self.style, self.settings) = (Some(style), settings);
-        self.renew_paint();
+        self.freshen_paint(1.0);
         Ok(true)
     }
 
-    /// Lets the paint follow a change of what is minimized, however old it is.
-    fn renew_paint(&mut self) {
+    /// Lets the paint follow a change of what is minimized, a little one (near 0) or any (1), however old it is.
+    fn freshen_paint(&mut self, change: f32) {
         if let Some(history) = &mut self.history {
-            history.optimizer.renew(1.0);
+            history.optimizer.freshen(change);
         }
+    }
+
+    /// Lets this interruption break off the painting of frames.
+    pub fn set_interruption(&mut self, interruption: Interruption) {
+        self.interruption = interruption;
     }
 
     /// Forgets all earlier frames: the next one is a first one.
@@ -347,8 +358,9 @@ impl Stylizer {
     ///
     /// # Errors
     ///
-    /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame; or if the device
-    /// runs out of memory. The frame then stays as it was.
+    /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame;
+    /// [`Error::Interrupted`], after which the next frame is a first one; or if the device runs out of memory. The frame
+    /// then stays as it was.
     pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
         self.paint(frame, None)
     }
@@ -391,10 +403,7 @@ impl Stylizer {
                 let start = history.start(warm_start, &content, motion, &mut self.warper);
                 (start, Schedule::following(&self.settings))
             }
-            _ => {
-                self.scenes += 1;
-                (Start::from(content.clone()), Schedule::first(&self.settings))
-            }
+            _ => (Start::from(content.clone()), Schedule::first(&self.settings)),
         };
         let Start { mut image, mut optimizer, trust } = start;
         // In a given time there is none for smaller sizes: the frames that follow go on with a rough picture.
@@ -424,6 +433,7 @@ impl Stylizer {
         self.scaler.place(&picture, placing, frame)?;
         self.costs.composition_took(optimized.elapsed());
         self.history = Some(History { content, stylized: image, optimizer });
+        self.scenes += u64::from(schedule.is_first());
 
         let settings = &self.settings;
         let report = Report {
@@ -462,6 +472,9 @@ impl Stylizer {
         let mut smoothing_rows = gradient.clone();
         let mut last = Terms::default();
         for iteration in 0..schedule.iterations {
+            if self.interruption.is_set() {
+                return Err(Error::Interrupted);
+            }
             if iteration > 0 && !has_time(&self.costs) {
                 return Ok((last, iteration));
             }

@@ -47,6 +47,11 @@ impl Adam {
         Self { first_moment, second_moment, freshness: vec![1.0; pixels], steps: 0 }
     }
 
+    /// Makes all paint fresher by a share of what it lacks.
+    pub(super) fn freshen(&mut self, share: f32) {
+        self.freshness.iter_mut().for_each(|freshness| *freshness += share * (1.0 - *freshness));
+    }
+
     /// Makes all paint at least so fresh.
     pub(super) fn renew(&mut self, freshness: f32) {
         self.freshness.iter_mut().for_each(|old| *old = old.max(freshness));
@@ -147,6 +152,10 @@ mod tests {
             last = adam.freshness[0];
         }
         assert!(last < 0.05, "{last}");
+        adam.freshen(0.5);
+        assert!((adam.freshness[0] - (0.5 + 0.5 * last)).abs() < 0.05);
+        adam.freshen(1.0);
+        assert_eq!(adam.freshness, [1.0]);
     }
 
     #[test]

@@ -108,13 +108,17 @@ impl Settings {
         needed || self.debug_view.shows_motion()
     }
 
-    /// Whether they make another picture the best than those settings.
-    pub(super) fn minimize_other_than(&self, other: &Self) -> bool {
+    /// How far they are from minimizing the same as others: 0 is the same, 1 something else.
+    pub(super) fn distance(&self, other: &Self) -> f32 {
+        if self.network() != other.network() {
+            return 1.0;
+        }
         let weights = |settings: &Self| {
             let Self { content_weight, style_weight, tv_weight, temporal_weight, .. } = settings;
             [*content_weight, *style_weight, *tv_weight, *temporal_weight]
         };
-        weights(self) != weights(other) || self.network() != other.network()
+        let pairs = weights(self).into_iter().zip(weights(other)).filter(|(a, b)| a != b);
+        pairs.map(|(a, b)| ((a - b).abs() / a.max(b)) as f32).fold(0.0, f32::max)
     }
 
     pub(super) fn loss_weights(&self) -> LossWeights {
@@ -156,6 +160,18 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn distance_is_how_much_of_a_weight_changes() {
+        let with = |style_weight, tv_weight| Settings { style_weight, tv_weight, ..Settings::default() };
+        let distance = |a: Settings, b: Settings| (a.distance(&b), b.distance(&a));
+        assert_eq!(distance(with(10.0, 3.0), with(10.0, 3.0)), (0.0, 0.0));
+        assert_eq!(distance(with(10.0, 4.0), with(8.0, 3.0)), (0.25, 0.25));
+        assert_eq!(distance(with(0.0, 3.0), with(1e-3, 3.0)), (1.0, 1.0));
+        assert_eq!(distance(with(0.0, 3.0), with(0.0, 3.0)), (0.0, 0.0));
+        let average = Settings { pooling: Pooling::Average, iterations: 9, ..Settings::default() };
+        assert_eq!(distance(with(10.0, 3.0), average), (1.0, 1.0));
+    }
 
     #[test]
     fn numbers_out_of_range_are_named() {
