@@ -31,6 +31,9 @@ use serde_json::json;
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
+/// How long to wait for a decoded frame before looking for what went wrong.
+const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+
 #[derive(Parser)]
 #[command(about = "Measures the stylizer and prints what it found as one line of JSON")]
 struct Arguments {
@@ -244,9 +247,23 @@ fn read_video(file: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Resu
             let _ = pad.link(&video);
         }
     });
-    pipeline.set_state(gst::State::Playing)?;
+    let converter = convert.downgrade();
+    source.connect_no_more_pads(move |source| {
+        let video = converter.upgrade().and_then(|convert| convert.static_pad("sink"));
+        if video.is_some_and(|pad| !pad.is_linked()) {
+            gst::element_error!(source, gst::StreamError::WrongType, ("there is no video in it"));
+        }
+    });
+    // What goes wrong is on the bus.
+    let _ = pipeline.set_state(gst::State::Playing);
+    let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
     let mut read = || -> Result<()> {
-        while let Ok(sample) = sink.pull_sample() {
+        while !sink.is_eos() {
+            let error = bus.pop_filtered(&[gst::MessageType::Error]);
+            if let Some(gst::MessageView::Error(error)) = error.as_ref().map(|message| message.view()) {
+                return Err(format!("{}: {}", file.display(), error.error()).into());
+            }
+            let Some(sample) = sink.try_pull_sample(TICK) else { continue };
             let info = gst_video::VideoInfo::from_caps(sample.caps().ok_or("a frame without caps")?)?;
             let buffer = sample.buffer().ok_or("a sample without a frame")?;
             let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
@@ -255,11 +272,7 @@ fn read_video(file: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Resu
             let pixels = rows.take(frame.height() as usize).flat_map(|packed| &packed[..row]).copied().collect();
             take(RgbImage::from_raw(frame.width(), frame.height(), pixels).ok_or("a frame without all of its rows")?)?;
         }
-        let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
-        match bus.pop_filtered(&[gst::MessageType::Error]).as_ref().map(|message| message.view()) {
-            Some(gst::MessageView::Error(error)) => Err(format!("{}: {}", file.display(), error.error()).into()),
-            _ => Ok(()),
-        }
+        Ok(())
     };
     let result = read();
     pipeline.set_state(gst::State::Null)?;

@@ -233,6 +233,7 @@ fn refuses_wrong_properties() {
         ("iterations=1.5", "a whole number from 1 to"),
         ("iterations=0", "a whole number from 1 to"),
         ("iterations=-1", "a whole number from 1 to"),
+        ("frame-budget=-2", "a whole number from -1 to"),
         ("strength=1.01", "a number from 0 to 1"),
         ("strength=nan", "a number from 0 to 1"),
         ("pooling=least", "one of max, average"),

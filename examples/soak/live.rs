@@ -47,6 +47,8 @@ pub struct Arguments {
 
 /// When memory is looked at for the first time, at the latest: until then all of it should be there.
 const MEMORY_SETTLES: Duration = Duration::from_secs(60);
+/// How long to wait for a decoded frame before looking for what went wrong.
+const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 /// Frames of a clip that are kept, decoded.
 const MOST_FRAMES: usize = 100;
 
@@ -227,9 +229,14 @@ fn decode(clip: &Path, caps: &str) -> Result<Vec<gst::Buffer>> {
     );
     let pipeline = gst::parse::launch(&line)?.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
     let sink = pipeline.by_name("sink").and_downcast::<gst_app::AppSink>().ok_or("no appsink")?;
-    pipeline.set_state(gst::State::Playing)?;
-    let samples = std::iter::from_fn(|| sink.pull_sample().ok());
-    let frames: Vec<_> = samples.filter_map(|sample| sample.buffer_owned()).take(MOST_FRAMES).collect();
+    let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
+    // What goes wrong is on the bus, as a warning if there is no video in it.
+    let _ = pipeline.set_state(gst::State::Playing);
+    let problems = [gst::MessageType::Error, gst::MessageType::Warning];
+    let mut frames = Vec::new();
+    while frames.len() < MOST_FRAMES && !sink.is_eos() && !bus.iter_filtered(&problems).any(|_| true) {
+        frames.extend(sink.try_pull_sample(TICK).and_then(|sample| sample.buffer_owned()));
+    }
     pipeline.set_state(gst::State::Null)?;
     if frames.is_empty() { Err(format!("{} has no frames", clip.display()).into()) } else { Ok(frames) }
 }

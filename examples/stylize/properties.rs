@@ -27,7 +27,7 @@ fn set_one(element: &gst::Element, text: &str) -> Result<(), String> {
     let value = glib::Value::deserialize(text, property.value_type())
         .ok()
         // GStreamer would put it into the range without a word.
-        .filter(|value| range(&property).is_none_or(|range| number(value).is_some_and(|it| range.contains(&it))))
+        .filter(|value| is_in_range(&property, value))
         .ok_or_else(|| format!("{name} cannot be \"{text}\", it is {}", values(&property)))?;
     element.set_property_from_value(name, &value);
     Ok(())
@@ -59,9 +59,10 @@ fn list(element: &gst::Element) -> String {
 /// Says which values a property takes.
 fn values(property: &ParamSpec) -> String {
     let value_type = property.value_type();
-    if let Some(range) = range(property) {
-        let kind = if value_type == glib::Type::F64 { "a number" } else { "a whole number" };
-        format!("{kind} from {} to {}", range.start(), range.end())
+    if let Some(range) = whole_numbers(property) {
+        format!("a whole number from {} to {}", range.start(), range.end())
+    } else if let Some(range) = numbers(property) {
+        format!("a number from {} to {}", range.start(), range.end())
     } else if let Some(class) = EnumClass::with_type(value_type) {
         let nicks: Vec<_> = class.values().iter().map(glib::EnumValue::nick).collect();
         format!("one of {}", nicks.join(", "))
@@ -72,17 +73,26 @@ fn values(property: &ParamSpec) -> String {
     }
 }
 
-fn range(property: &ParamSpec) -> Option<RangeInclusive<f64>> {
+fn whole_numbers(property: &ParamSpec) -> Option<RangeInclusive<i64>> {
     if let Some(property) = property.downcast_ref::<glib::ParamSpecUInt>() {
         Some(property.minimum().into()..=property.maximum().into())
     } else if let Some(property) = property.downcast_ref::<glib::ParamSpecInt>() {
         Some(property.minimum().into()..=property.maximum().into())
     } else {
-        let property = property.downcast_ref::<glib::ParamSpecDouble>()?;
+        let property = property.downcast_ref::<glib::ParamSpecInt64>()?;
         Some(property.minimum()..=property.maximum())
     }
 }
 
-fn number(value: &glib::Value) -> Option<f64> {
-    value.transform::<f64>().ok()?.get().ok()
+fn numbers(property: &ParamSpec) -> Option<RangeInclusive<f64>> {
+    let property = property.downcast_ref::<glib::ParamSpecDouble>()?;
+    Some(property.minimum()..=property.maximum())
+}
+
+fn is_in_range(property: &ParamSpec, value: &glib::Value) -> bool {
+    let is_whole = |range: RangeInclusive<i64>| {
+        value.transform::<i64>().is_ok_and(|it| it.get().is_ok_and(|it: i64| range.contains(&it)))
+    };
+    let is_number = |range: RangeInclusive<f64>| value.get().is_ok_and(|it: f64| range.contains(&it));
+    whole_numbers(property).is_none_or(is_whole) && numbers(property).is_none_or(is_number)
 }

@@ -206,6 +206,8 @@ impl Studio {
             let rate = frame.saturating_sub(last) as f64 / since.elapsed().as_secs_f64();
             let strength = 100.0 * self.painter.property::<f64>("strength");
             let style = &self.styles[self.style];
+            // The text is markup.
+            let style = glib::markup_escape_text(style);
             let text = format!("{rate:.1} frames/s at {working_size} pixels, {style}, {strength:.0} %");
             self.text.set_property("text", text);
             self.last = Some((frame, Instant::now()));

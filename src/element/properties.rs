@@ -350,7 +350,7 @@ impl Properties {
             ),
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("How many threads compute, on a processor; 0 is one for each of its cores")
+                .blurb("How many threads compute, on a processor; 0 is as many as it runs at a time")
                 .maximum(MOST_THREADS)
                 .default_value(default.threads)
                 .mutable_ready()

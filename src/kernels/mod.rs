@@ -190,7 +190,7 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// So many threads, 0 being one for each core, that use the best instructions there are.
+    /// So many threads, 0 being as many as run at a time, that use the best instructions there are.
     ///
     /// # Errors
     ///

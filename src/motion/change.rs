@@ -26,7 +26,7 @@ const NOISE: f32 = 8.0;
 /// Both come from a level of the pyramid, where there is neither noise nor the fine detail that no flow follows
 /// exactly. The novelty compares texture, which is what this level has more than the coarsest one and which neither a
 /// flash nor a fade changes: with n and l the texture of the new frame and that of the last, moved, it is
-/// `1 - sum of trust * max(2 n l, 0) / sum of (n^2 + l^2)`, where noise does not count. Of frames of less than 32 pixels
+/// `1 - sum of trust * max(2 n l, 0) / sum of (n^2 + l^2)`, where noise does not count. Of frames of less than 31 pixels
 /// on the long side nothing can be told, and it is 0.
 pub fn measure(processor: &Processor, motion: &mut Motion, last: &Pyramid, new: &Pyramid) {
     let Motion { flow, trust, change, novelty } = motion;

@@ -61,7 +61,7 @@ pub fn load(style: &str) -> Result<Image> {
             Err(error) => Err(error.into()),
         },
     };
-    let mut picture = on_white(&picture.map_err(undecodable)?);
+    let mut picture = on_white(picture.map_err(undecodable)?);
     let (width, height) = picture.dimensions();
     if width.min(height) < MIN_SIDE {
         return Err(Error::StyleTiny { path: style.to_owned(), width, height });
@@ -76,25 +76,24 @@ fn decode<R: std::io::BufRead + std::io::Seek>(reader: ImageReader<R>) -> image:
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_DECODED);
-    reader.limits(limits);
+    reader.limits(limits.clone());
     let mut decoder = reader.into_decoder()?;
+    // The limits of the reader are for what the decoder needs besides.
+    limits.reserve(decoder.total_bytes())?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
     Ok(picture)
 }
 
-fn on_white(picture: &DynamicImage) -> image::RgbImage {
+fn on_white(picture: DynamicImage) -> image::RgbImage {
     if !picture.color().has_alpha() {
-        return picture.to_rgb8();
+        return picture.into_rgb8();
     }
-    let mut white = DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(
-        picture.width(),
-        picture.height(),
-        image::Rgba([255; 4]),
-    ));
-    image::imageops::overlay(&mut white, &picture.to_rgba8(), 0, 0);
-    white.to_rgb8()
+    let white = image::RgbaImage::from_pixel(picture.width(), picture.height(), image::Rgba([255; 4]));
+    let mut white = DynamicImage::ImageRgba8(white);
+    image::imageops::overlay(&mut white, &picture.into_rgba8(), 0, 0);
+    white.into_rgb8()
 }
 
 #[cfg(test)]
@@ -166,5 +165,18 @@ mod tests {
         std::fs::write(&path, header).unwrap();
         let message = load(path.to_str().unwrap()).unwrap_err().to_string();
         assert!(message.contains("16384") && message.contains("limit"), "{message}");
+
+        // One that takes more memory than its sides tell: the header of a picture of 16384x16384 pixels of 8 bytes, with
+        // its checksum, and nothing after it but the end.
+        let chunks: [&[u8]; 3] = [
+            b"\0\0\0\x0dIHDR\0\0\x40\0\0\0\x40\0\x10\x06\0\0\0",
+            b"\0\0\0\0IDAT\x35\xaf\x06\x1e",
+            b"\0\0\0\0IEND\xae\x42\x60\x82",
+        ];
+        let [header, data, end] = chunks;
+        let bytes = [b"\x89PNG\r\n\x1a\n", header, b"\xf9\x58\xcc\xc7", data, end].concat();
+        std::fs::write(&path, bytes).unwrap();
+        let message = load(path.to_str().unwrap()).unwrap_err().to_string();
+        assert!(message.contains("limit"), "{message}");
     }
 }

@@ -28,7 +28,7 @@ impl Image {
     ///
     /// [`Error::ImageSize`] unless there are `3 * width * height` values.
     pub fn from_planes(width: usize, height: usize, data: Vec<f32>) -> Result<Self> {
-        let expected = 3 * width * height;
+        let expected = width.saturating_mul(height).saturating_mul(3);
         if data.len() != expected {
             return Err(Error::ImageSize { width, height, expected, actual: data.len() });
         }
@@ -62,7 +62,7 @@ impl Image {
 
     /// The red, green and blue plane.
     pub fn planes(&self) -> impl Iterator<Item = &[f32]> {
-        self.data.chunks_exact(self.width * self.height)
+        self.data.chunks_exact((self.width * self.height).max(1))
     }
 
     /// The same, to be changed.
@@ -143,6 +143,15 @@ mod tests {
             let message = Image::filled(width, height, 0.0).resized(to.0, to.1).unwrap_err().to_string();
             assert!(message.contains(&format!("{width}x{height} to {}x{}", to.0, to.1)), "{message}");
         }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        for (width, height) in [(2, 1), (1 << 62, 4), (usize::MAX, 0)] {
+            let image = Image::from_planes(width, height, vec![0.0; 3]);
+            assert!(matches!(image, Err(Error::ImageSize { actual: 3, .. })), "{width}x{height}");
+        }
+        assert_eq!(Image::filled(0, 4, 0.0).planes().count(), 0);
     }
 
     #[test]

@@ -225,7 +225,8 @@ impl Stylizer {
         let shortest_side = settings.network().deepest().map_or(0, Layer::shortest_side);
         let pictures = self.style.iter().map(|style| style.picture().size());
         let sizes = pictures.chain([frame_size]);
-        let least = sizes.map(|(width, height)| (shortest_side * width.max(height)).div_ceil(width.min(height))).max();
+        let least =
+            sizes.map(|(width, height)| (shortest_side * width.max(height)).div_ceil(width.min(height).max(1))).max();
         u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
