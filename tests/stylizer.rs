@@ -134,17 +134,19 @@ fn an_interruption_leaves_the_frame_as_it_was() {
     let mut stylizer = stylizer("glass", Settings::default());
     let interruption = Interruption::default();
     stylizer.set_interruption(interruption.clone());
-    let mut bytes = vec![100; 3 * 64 * 48];
-    let mut stylize = || stylizer.stylize(&mut Frame::new(&mut bytes, (64, 48), 3 * 64, PackedFormat::RGB).unwrap());
-    interruption.set(true);
-    assert!(matches!(stylize(), Err(Error::Interrupted)));
-    interruption.set(false);
-    assert_eq!(stylize().unwrap().scene, 0);
-    assert_eq!(stylize().unwrap().scene, 0);
-    interruption.set(true);
-    assert!(matches!(stylize(), Err(Error::Interrupted)));
-    interruption.set(false);
-    assert_eq!(stylize().unwrap().scene, 1);
+    let mut scene = |is_interrupted: bool| {
+        interruption.set(is_interrupted);
+        let mut bytes = vec![100; 3 * 64 * 48];
+        let mut frame = Frame::new(&mut bytes, (64, 48), 3 * 64, PackedFormat::RGB).unwrap();
+        let scene = stylizer.stylize(&mut frame).map(|report| report.scene);
+        assert_eq!(bytes == [100; 3 * 64 * 48], is_interrupted);
+        scene
+    };
+    assert!(matches!(scene(true), Err(Error::Interrupted)));
+    assert!(matches!(scene(false), Ok(0)));
+    assert!(matches!(scene(false), Ok(0)));
+    assert!(matches!(scene(true), Err(Error::Interrupted)));
+    assert!(matches!(scene(false), Ok(1)));
 }
 
 #[test]

@@ -9,12 +9,14 @@ mod properties;
 
 use std::{
     error::Error,
+    mem,
     path::{Path, PathBuf},
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::Parser;
+use gst::prelude::*;
 use output::{Format, Part};
 use pipeline::{Interrupted, Pipeline};
 
@@ -53,14 +55,12 @@ fn main() -> ExitCode {
 
 fn stylize(args: &Args) -> Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
-        // The first signal waits for the frame that is being painted, which can take long. By the second one nothing
-        // is left to clean up.
-        if STOP.swap(true, Ordering::Relaxed) {
-            process::exit(INTERRUPTED.into());
-        }
-    })?;
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
     gst::init()?;
+    // Without a rank decodebin does not use it, and nothing else tells how a photo is turned.
+    if let Some(factory) = gst::ElementFactory::find("jpegparse") {
+        factory.set_rank(gst::Rank::PRIMARY + 1);
+    }
     gstneuralstyle::plugin_register_static()?;
 
     let input = find_input(&args.input)?;
@@ -70,11 +70,19 @@ fn stylize(args: &Args) -> Result<()> {
     let format = Format::of(&args.output)?;
     let pipeline = Pipeline::new(&input, format)?;
     properties::set(pipeline.element(), &args.properties)?;
-    // Declared after the pipeline to be dropped before it, since stopping the pipeline can take long.
     let part = Part::beside(&args.output)?;
-    let frames = pipeline.run(&part, &STOP).map_err(|error| {
-        if error.is::<Interrupted>() { error } else { format!("cannot paint {}: {error}", args.input.display()).into() }
-    })?;
+    let frames = match pipeline.run(&part, &STOP) {
+        Ok(frames) => frames,
+        Err(error) => {
+            // The end of the program stops it. Stopping it here would wait for the frame that is being painted, and
+            // for ever if a muxer fails that holds a lock then, as mp4mux of GStreamer 1.22 does.
+            mem::forget(pipeline);
+            return Err(match error.is::<Interrupted>() {
+                true => error,
+                false => format!("cannot paint {}: {error}", args.input.display()).into(),
+            });
+        }
+    };
     part.finish()?;
     eprintln!("Painted {frames} frame{}: {}", if frames == 1 { "" } else { "s" }, args.output.display());
     Ok(())

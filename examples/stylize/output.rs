@@ -53,11 +53,11 @@ const FORMATS: [Format; 6] = [
         even_only: false,
         container: Some(Container { muxer: "webmmux", audio_encoders: &OPUS }),
     },
-    Format { ending: "png", video_encoder: "pngenc snapshot=true", even_only: false, container: None },
+    Format { ending: "png", video_encoder: "pngenc", even_only: false, container: None },
     Format { ending: "jpg", video_encoder: JPEG, even_only: false, container: None },
     Format { ending: "jpeg", video_encoder: JPEG, even_only: false, container: None },
 ];
-const JPEG: &str = "jpegenc quality=95 snapshot=true";
+const JPEG: &str = "jpegenc quality=95";
 
 impl Format {
     /// The format that the ending of a file name asks for.
@@ -88,6 +88,9 @@ impl Part {
         prefix.push(".");
         // The parent of a bare file name is empty.
         let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            return Err(cannot_write(format!("there is no directory {}", parent.display())).into());
+        }
         let directory = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".part")

@@ -22,9 +22,15 @@ use crate::{
 /// How often to look whether there is something new to say.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 
+/// What the element takes.
+const SMALLEST_SIDE: i32 = 16;
+
 /// The Debian packages of the elements in use.
 const PACKAGES: [(&str, &[&str]); 5] = [
-    ("gstreamer1.0-plugins-base", &["audioconvert", "audioresample", "opusenc", "uridecodebin", "videoconvert"]),
+    (
+        "gstreamer1.0-plugins-base",
+        &["audioconvert", "audioresample", "opusenc", "uridecodebin", "videoconvert", "videoscale"],
+    ),
     ("gstreamer1.0-plugins-good", &["jpegenc", "matroskamux", "mp4mux", "pngenc", "videoflip", "vp9enc", "webmmux"]),
     ("gstreamer1.0-plugins-bad", &["fdkaacenc", "voaacenc"]),
     ("gstreamer1.0-plugins-ugly", &["x264enc"]),
@@ -52,7 +58,7 @@ impl Pipeline {
             "uridecodebin name=decoder force-sw-decoders=true \
              queue name=video max-size-time=0 max-size-bytes=0 max-size-buffers=3 ! videoconvert \
              ! videoflip video-direction=auto ! neuralstyle name=neuralstyle ! videoconvert \
-             ! capsfilter name=format ! {} ",
+             ! videoscale add-borders=true ! capsfilter name=format ! {} ",
             format.video_encoder
         );
         if let Some(Container { muxer, .. }) = format.container {
@@ -74,7 +80,7 @@ impl Pipeline {
         decoder.connect_no_more_pads(move |decoder| {
             let video = weak.upgrade().and_then(|pipeline| by_name(&pipeline, "video").static_pad("sink"));
             if video.is_some_and(|pad| !pad.is_linked()) {
-                gst::element_error!(decoder, gst::StreamError::WrongType, ["there is no video in the input"]);
+                gst::element_error!(decoder, gst::StreamError::WrongType, ("there is no video in the input"));
             }
         });
 
@@ -82,10 +88,28 @@ impl Pipeline {
         let frames = Arc::new(AtomicU64::new(0));
         let count = frames.clone();
         let pad = element.static_pad("src").ok_or("neuralstyle has no src pad")?;
-        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-            count.fetch_add(1, Ordering::Relaxed);
+        let filter = by_name(&pipeline, "format");
+        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+            if count.fetch_add(1, Ordering::Relaxed) == 0
+                && let Some(caps) = pad.current_caps()
+            {
+                // Few containers allow another size later on.
+                keep_size(&filter, &caps);
+            }
             gst::PadProbeReturn::Ok
         });
+        if format.container.is_none() {
+            let count = Arc::new(AtomicU64::new(0));
+            let pad = by_name(&pipeline, "video").static_pad("src").ok_or("the queue has no src pad")?;
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+                if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                    return gst::PadProbeReturn::Ok;
+                }
+                // One frame is enough for a picture.
+                pad.push_event(gst::event::Eos::new());
+                gst::PadProbeReturn::Drop
+            });
+        }
         Ok(Self { pipeline, element, frames })
     }
 
@@ -201,7 +225,7 @@ fn link(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, audio_encoder
         _ => return,
     };
     if let Err(error) = linked {
-        gst::element_error!(pipeline, gst::CoreError::Pad, ["cannot use the stream {caps}: {error}"]);
+        gst::element_error!(pipeline, gst::StreamError::WrongType, ("{error}"));
     }
 }
 
@@ -210,14 +234,33 @@ fn link_video(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, stream:
     if sink.is_linked() {
         return Ok(());
     }
+    let (width, height) = (stream.get::<i32>("width")?, stream.get::<i32>("height")?);
+    if width.min(height) < SMALLEST_SIDE {
+        return Err(format!("the video is {width}x{height} pixels, at least {0}x{0} are wanted", SMALLEST_SIDE).into());
+    }
     if format.even_only {
         // 4:2:0 is what every player can play. But H.264 has it for even sizes only, and 4:4:4 for all.
-        let odd = stream.get::<i32>("width")? % 2 != 0 || stream.get::<i32>("height")? % 2 != 0;
+        let odd = width % 2 != 0 || height % 2 != 0;
         let caps = gst::Caps::builder("video/x-raw").field("format", if odd { "Y444" } else { "I420" }).build();
         by_name(pipeline, "format").set_property("caps", caps);
     }
     pad.link(&sink)?;
     Ok(())
+}
+
+/// Lets a filter pass frames of the size of these caps only, besides what it demands already.
+fn keep_size(filter: &gst::Element, caps: &gst::CapsRef) {
+    let Ok(info) = gst_video::VideoInfo::from_caps(caps) else { return };
+    let mut kept = filter.property::<gst::Caps>("caps");
+    if kept.is_any() {
+        kept = gst::Caps::new_empty_simple("video/x-raw");
+    }
+    let writable = kept.make_mut();
+    for (side, length) in [("width", info.width()), ("height", info.height())] {
+        writable.set(side, i32::try_from(length).unwrap_or(i32::MAX));
+    }
+    writable.set("pixel-aspect-ratio", info.par());
+    filter.set_property("caps", kept);
 }
 
 fn link_audio(pipeline: &gst::Pipeline, pad: &gst::Pad, encoder: &str) -> Result<()> {

@@ -9,12 +9,13 @@ use std::{
     error::Error,
     io, iter,
     path::Path,
+    process::ExitCode,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, value_parser};
 use gst::{glib, prelude::*};
 use gst_video::NavigationEvent;
 use gstneuralstyle::style;
@@ -42,7 +43,7 @@ struct Args {
     #[arg(long, value_parser = parse_size, default_value = "1280x720")]
     size: (u32, u32),
     /// Frames a second
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 25, value_parser = value_parser!(u32).range(1..))]
     rate: u32,
     /// Stop after so many seconds
     #[arg(long)]
@@ -57,8 +58,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// By how much a key changes the strength.
 const STEP: f64 = 0.1;
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("webcam: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
     gst::init()?;
     gstneuralstyle::plugin_register_static()?;
     let pipeline = gst::parse::launch(&describe(&args)?).map_err(|error| explain(&error))?;
@@ -71,7 +81,8 @@ fn main() -> Result<()> {
     let (sender, keys) = mpsc::channel();
     read_window(&by_name("shown")?, sender.clone())?;
     thread::spawn(move || read_terminal(&sender));
-    pipeline.set_state(gst::State::Playing)?;
+    // What goes wrong is on the bus.
+    let _ = pipeline.set_state(gst::State::Playing);
     let ended = play(&pipeline, &mut studio, &keys, args.seconds.map(Duration::from_secs));
     pipeline.set_state(gst::State::Null)?;
     ended
@@ -86,7 +97,7 @@ fn describe(args: &Args) -> Result<String> {
         file => {
             let uri = glib::filename_to_uri(std::path::absolute(Path::new(file))?, None)?;
             // A file is not live, but is shown in real time.
-            (format!("uridecodebin uri={uri} ! videoconvert ! clocksync"), 1_000_000_000 / i64::from(rate.max(1)))
+            (format!("uridecodebin uri={uri} ! videoconvert ! clocksync"), 1_000_000_000 / i64::from(rate))
         }
     };
     let sink = match args.to.as_str() {
@@ -246,5 +257,6 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
         let (width, height) = text.split_once('x')?;
         Some((width.parse().ok()?, height.parse().ok()?))
     };
-    parse().ok_or_else(|| "a size looks like 1280x720".to_owned())
+    let is_enough = |(width, height): &(u32, u32)| *width.min(height) >= 16;
+    parse().filter(is_enough).ok_or_else(|| "a size looks like 1280x720, and is at least 16x16".to_owned())
 }

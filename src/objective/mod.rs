@@ -203,12 +203,15 @@ impl Device {
     ///
     /// [`Error::Device`] if this build or this machine does not have it.
     pub fn open(self) -> Result<candle_core::Device> {
-        let (name, device) = match self {
+        let (kind, number, is_built, device) = match self {
             Self::Cpu => return Ok(candle_core::Device::Cpu),
-            Self::Cuda(number) => (format!("cuda:{number}"), candle_core::Device::new_cuda(number)),
-            Self::Metal(number) => (format!("metal:{number}"), candle_core::Device::new_metal(number)),
+            Self::Cuda(number) => ("cuda", number, cfg!(feature = "cuda"), candle_core::Device::new_cuda(number)),
+            Self::Metal(number) => ("metal", number, cfg!(feature = "metal"), candle_core::Device::new_metal(number)),
         };
-        device.map_err(|error| Error::Device { name, problem: error.to_string() })
+        device.map_err(|error| Error::Device {
+            name: format!("{kind}:{number}"),
+            problem: if is_built { error.to_string() } else { format!("it takes a build with --features {kind}") },
+        })
     }
 }
 

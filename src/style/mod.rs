@@ -41,7 +41,8 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
 /// A style image: a built-in one by its name, or a PNG, JPEG, WebP, BMP or TIFF picture by its path.
 ///
 /// A file called like a built-in style is reached by a path with a slash in it. Pictures are turned as their EXIF
-/// orientation says; what is transparent in them becomes white.
+/// orientation says; what is transparent in them becomes white. A JPEG picture that is damaged is taken as far as it can
+/// be decoded.
 ///
 /// # Errors
 ///
