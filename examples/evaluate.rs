@@ -258,12 +258,18 @@ fn read_video(file: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Resu
     let _ = pipeline.set_state(gst::State::Playing);
     let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
     let mut read = || -> Result<()> {
-        while !sink.is_eos() {
+        loop {
+            let sample = sink.try_pull_sample(TICK);
             let error = bus.pop_filtered(&[gst::MessageType::Error]);
             if let Some(gst::MessageView::Error(error)) = error.as_ref().map(|message| message.view()) {
                 return Err(format!("{}: {}", file.display(), error.error()).into());
             }
-            let Some(sample) = sink.try_pull_sample(TICK) else { continue };
+            let Some(sample) = sample else {
+                if sink.is_eos() {
+                    return Ok(());
+                }
+                continue;
+            };
             let info = gst_video::VideoInfo::from_caps(sample.caps().ok_or("a frame without caps")?)?;
             let buffer = sample.buffer().ok_or("a sample without a frame")?;
             let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
@@ -272,7 +278,6 @@ fn read_video(file: &Path, take: &mut dyn FnMut(RgbImage) -> Result<()>) -> Resu
             let pixels = rows.take(frame.height() as usize).flat_map(|packed| &packed[..row]).copied().collect();
             take(RgbImage::from_raw(frame.width(), frame.height(), pixels).ok_or("a frame without all of its rows")?)?;
         }
-        Ok(())
     };
     let result = read();
     pipeline.set_state(gst::State::Null)?;

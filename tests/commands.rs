@@ -220,6 +220,8 @@ fn paints_photos_upright() {
     let orientation = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let mut photo = fs::read(place.path("photo.jpg")).unwrap();
     photo.splice(2..2, orientation.iter().copied());
+    // Even if its end, a marker, is missing.
+    photo.truncate(photo.len() - 2);
     fs::write(place.path("photo.jpg"), photo).unwrap();
     let run = place.stylize(&["photo.jpg", "painted.png"], &FAST);
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));

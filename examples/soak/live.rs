@@ -232,13 +232,26 @@ fn decode(clip: &Path, caps: &str) -> Result<Vec<gst::Buffer>> {
     let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
     // What goes wrong is on the bus, as a warning if there is no video in it.
     let _ = pipeline.set_state(gst::State::Playing);
-    let problems = [gst::MessageType::Error, gst::MessageType::Warning];
-    let mut frames = Vec::new();
-    while frames.len() < MOST_FRAMES && !sink.is_eos() && !bus.iter_filtered(&problems).any(|_| true) {
+    let problem = || {
+        bus.iter().find_map(|message| match message.view() {
+            gst::MessageView::Error(error) => Some(error.error()),
+            gst::MessageView::Warning(warning) => {
+                Some(warning.error()).filter(|it| it.matches(gst::ParseError::DelayedLink))
+            }
+            _ => None,
+        })
+    };
+    let (mut frames, mut reason) = (Vec::new(), None);
+    while frames.len() < MOST_FRAMES && !sink.is_eos() && reason.is_none() {
         frames.extend(sink.try_pull_sample(TICK).and_then(|sample| sample.buffer_owned()));
+        reason = problem();
     }
     pipeline.set_state(gst::State::Null)?;
-    if frames.is_empty() { Err(format!("{} has no frames", clip.display()).into()) } else { Ok(frames) }
+    match reason {
+        Some(reason) => Err(format!("{}: {reason}", clip.display()).into()),
+        None if frames.is_empty() => Err(format!("{} has no frames", clip.display()).into()),
+        None => Ok(frames),
+    }
 }
 
 /// Sends the frames at their rate, as a camera would.

@@ -11,12 +11,11 @@ use std::{
     error::Error,
     mem,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{self, ExitCode},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::Parser;
-use gst::prelude::*;
 use output::{Format, Part};
 use pipeline::{Interrupted, Pipeline};
 
@@ -55,12 +54,13 @@ fn main() -> ExitCode {
 
 fn stylize(args: &Args) -> Result<()> {
     static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    ctrlc::set_handler(|| {
+        // While a file is being opened, which can take long, nobody looks.
+        if STOP.swap(true, Ordering::Relaxed) {
+            process::exit(INTERRUPTED.into());
+        }
+    })?;
     gst::init()?;
-    // Without a rank decodebin does not use it, and nothing else tells how a photo is turned.
-    if let Some(factory) = gst::ElementFactory::find("jpegparse") {
-        factory.set_rank(gst::Rank::PRIMARY + 1);
-    }
     gstneuralstyle::plugin_register_static()?;
 
     let input = find_input(&args.input)?;

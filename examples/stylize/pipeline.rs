@@ -12,6 +12,7 @@ use std::{
 
 use gst::{MessageView, glib, prelude::*};
 use gst_pbutils::MissingPluginMessage;
+use image::{ImageDecoder, ImageReader, metadata::Orientation};
 
 use crate::{
     Result,
@@ -57,7 +58,7 @@ impl Pipeline {
         let mut description = format!(
             "uridecodebin name=decoder force-sw-decoders=true \
              queue name=video max-size-time=0 max-size-bytes=0 max-size-buffers=3 ! videoconvert \
-             ! videoflip video-direction=auto ! neuralstyle name=neuralstyle ! videoconvert \
+             ! videoflip name=turn video-direction=auto ! neuralstyle name=neuralstyle ! videoconvert \
              ! videoscale add-borders=true ! capsfilter name=format ! {} ",
             format.video_encoder
         );
@@ -70,6 +71,9 @@ impl Pipeline {
 
         let decoder = by_name(&pipeline, "decoder");
         decoder.set_property("uri", glib::filename_to_uri(input, None)?);
+        if let Some(direction) = photo_direction(input) {
+            by_name(&pipeline, "turn").set_property_from_str("video-direction", direction);
+        }
         let weak = pipeline.downgrade();
         decoder.connect_pad_added(move |_, pad| {
             if let Some(pipeline) = weak.upgrade() {
@@ -213,6 +217,21 @@ fn audio_encoder(container: &Container) -> Result<&'static str> {
 
 fn by_name(pipeline: &gst::Pipeline, name: &str) -> gst::Element {
     pipeline.by_name(name).expect("the description has an element of this name")
+}
+
+/// How a photo is to be turned, which GStreamer does not tell of photos; `None` if it is none or stands upright.
+fn photo_direction(input: &Path) -> Option<&'static str> {
+    let mut photo = ImageReader::open(input).ok()?.with_guessed_format().ok()?.into_decoder().ok()?;
+    match photo.orientation().ok()? {
+        Orientation::NoTransforms => None,
+        Orientation::Rotate90 => Some("90r"),
+        Orientation::Rotate180 => Some("180"),
+        Orientation::Rotate270 => Some("90l"),
+        Orientation::FlipHorizontal => Some("horiz"),
+        Orientation::FlipVertical => Some("vert"),
+        Orientation::Rotate90FlipH => Some("ul-lr"),
+        Orientation::Rotate270FlipH => Some("ur-ll"),
+    }
 }
 
 /// Takes a decoded stream: the first video and all sound.

@@ -297,9 +297,9 @@ impl BaseTransformImpl for NeuralStyle {
 
     fn src_event(&self, event: gst::Event) -> bool {
         if let gst::EventView::Qos(qos) = event.view() {
-            let frame_budget = self.properties().frame_budget;
+            let (frame_budget, may_drop) = (self.properties().frame_budget, self.obj().is_qos());
             let mut pace = lock(&self.pace);
-            if pace.budget(frame_budget).is_none() {
+            if pace.budget(frame_budget).is_none() && !may_drop {
                 // Elements before this one would drop frames that are late, and those that come without a budget shall
                 // all be painted.
                 return true;

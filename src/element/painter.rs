@@ -75,10 +75,6 @@ impl Painter {
 
     /// Makes everything ready for frames like this one, which are the first of their kind.
     pub fn prepare(&mut self, upcoming: Upcoming) -> Result<()> {
-        // At another frame rate the size goes on from the one before.
-        if std::mem::replace(&mut self.frame_size, upcoming.size) != upcoming.size {
-            self.chooser = None;
-        }
         self.choose_size(upcoming);
         let working_size = self.wanted.working_size;
         self.stylizer.set_settings(Settings { working_size, ..self.stylizer.settings().clone() })?;
@@ -148,6 +144,10 @@ impl Painter {
     fn choose_size(&mut self, Upcoming { size, budget, .. }: Upcoming) {
         match budget.filter(|_| self.seen.fits_machine()) {
             Some(budget) => {
+                // At another frame rate the size goes on from the one before.
+                if std::mem::replace(&mut self.frame_size, size) != size {
+                    self.chooser = None;
+                }
                 let new = || SizeChooser::new(self.iteration, budget, size);
                 let chosen = self.chooser.get_or_insert_with(new).size();
                 // Of a narrow frame or style too little would be left.

@@ -11,7 +11,7 @@ use std::sync::{
 pub struct Interruption(Arc<AtomicBool>);
 
 impl Interruption {
-    /// Lets painting break off from now on, or go on again.
+    /// Lets painting break off from now on, or no longer.
     pub fn set(&self, is_interrupted: bool) {
         self.0.store(is_interrupted, Ordering::Relaxed);
     }
