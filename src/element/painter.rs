@@ -363,6 +363,22 @@ mod tests {
     }
 
     #[test]
+    fn a_chosen_size_stays_at_another_frame_rate() {
+        let mut painter = painter();
+        let upcoming = Upcoming { size: (1280, 720), ..UPCOMING };
+        painter.iteration = Duration::from_secs(1000);
+        follow_before(upcoming, &mut painter, "working-size", -1);
+        let mut size_after = |upcoming: Upcoming| {
+            painter.prepare(upcoming).unwrap();
+            painter.wanted.working_size
+        };
+        let least = size_after(upcoming);
+        assert_eq!(size_after(Upcoming { budget: Some(Duration::from_secs(1)), ..upcoming }), least);
+        let other = Upcoming { size: (640, 360), budget: Some(Duration::from_secs(1_000_000)), ..upcoming };
+        assert!(size_after(other) > least);
+    }
+
+    #[test]
     fn a_chosen_size_leaves_something_for_the_layers() {
         let mut painter = painter();
         // The slowest machine, and a narrow frame.
