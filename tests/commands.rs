@@ -296,6 +296,8 @@ fn refuses_wrong_files() {
     place.make("sound.ogg", "audiotestsrc num-buffers=5 ! opusenc ! oggmux");
     fs::write(place.path("text.mp4"), "This is no video.\n").unwrap();
     fs::write(place.path("empty.mp4"), "").unwrap();
+    fs::write(place.path("moving.gif"), b"GIF89a").unwrap();
+    place.assert_fails(&["moving.gif", "painted.mp4"], &FAST, "no end in a GIF");
     place.assert_fails(&["missing.mp4", "painted.mp4"], &FAST, "missing.mp4");
     place.assert_fails(&["text.mp4", "painted.mp4"], &FAST, "text.mp4");
     place.assert_fails(&["empty.mp4", "painted.mp4"], &FAST, "empty.mp4");

@@ -170,6 +170,22 @@ fn old_paint_follows_a_new_style_and_new_weights() {
 }
 
 #[test]
+fn old_paint_hardly_moves_for_weights_that_hardly_change() {
+    let frame = hills(0.5, 0);
+    let settings = |style_weight| Settings { style_weight, first_iterations: 20, iterations: 3, ..Settings::default() };
+    let moved = |weight| {
+        let mut stylizer = stylizer("glass", settings(10.0));
+        let last = (0..20).map(|_| paint(&mut stylizer, &frame, None).0).last().unwrap();
+        stylizer.set_settings(settings(weight)).unwrap();
+        let new = paint(&mut stylizer, &frame, None).0;
+        let gaps = new.data().iter().zip(last.data()).map(|(new, last)| (new - last).abs());
+        gaps.sum::<f32>() / new.data().len() as f32
+    };
+    let (none, little, much) = (moved(10.0), moved(10.1), moved(30.0));
+    assert!(little < none + 0.2 * (much - none), "{none} {little} {much}");
+}
+
+#[test]
 fn with_time_enough_nothing_changes() {
     let [mut free, mut timed] = [(); 2].map(|()| stylizer("glass", settings(WarmStart::Flow)));
     for frame in 0..3 {

@@ -12,7 +12,7 @@ use std::{
 
 use gst::{MessageView, glib, prelude::*};
 use gst_pbutils::MissingPluginMessage;
-use image::{ImageDecoder, ImageReader, metadata::Orientation};
+use image::{ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 
 use crate::{
     Result,
@@ -53,6 +53,11 @@ pub struct Pipeline {
 
 impl Pipeline {
     pub fn new(input: &Path, format: &'static Format) -> Result<Self> {
+        let kind = ImageReader::open(input).and_then(ImageReader::with_guessed_format).map(|reader| reader.format());
+        if format.container.is_some() && kind.is_ok_and(|kind| kind == Some(ImageFormat::Gif)) {
+            let advice = "GStreamer finds no end in a GIF; paint it to a .png, or convert it to a video first";
+            return Err(format!("cannot paint {}: {advice}", input.display()).into());
+        }
         // Hardware decoders leave frames where videoconvert does not find them. The frames are painted upright, since
         // few containers can tell a player to turn them.
         let mut description = format!(

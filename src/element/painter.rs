@@ -373,9 +373,10 @@ mod tests {
             painter.wanted.working_size
         };
         let least = size_after(upcoming);
-        assert_eq!(size_after(Upcoming { budget: Some(Duration::from_secs(1)), ..upcoming }), least);
-        let other = Upcoming { size: (640, 360), budget: Some(Duration::from_secs(1_000_000)), ..upcoming };
-        assert!(size_after(other) > least);
+        // There is time enough for a larger one, but only frames of another size begin anew.
+        let slower = Upcoming { budget: Some(Duration::from_secs(1_000_000)), ..upcoming };
+        assert_eq!(size_after(slower), least);
+        assert!(size_after(Upcoming { size: (640, 360), ..slower }) > least);
     }
 
     #[test]
