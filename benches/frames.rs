@@ -8,11 +8,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use divan::Bencher;
 use gstneuralstyle::{
     Processor,
-    kernels::{self, Kind},
+    image::{Frame, PackedFormat},
+    network::Vgg,
     objective::Device,
+    processor::{self, Kind},
     style,
-    stylizer::{Frame, PackedFormat, Settings, Stylizer},
-    vgg::Vgg,
+    stylizer::{Settings, Stylizer},
 };
 
 const FORMAT: PackedFormat = PackedFormat { pixel_stride: 4, offsets: [0, 1, 2] };
@@ -32,14 +33,14 @@ fn main() {
     divan::main();
 }
 
-#[divan::bench(args = kernels::available().collect::<Vec<_>>(), consts = [0, 1, 2])]
+#[divan::bench(args = processor::available().collect::<Vec<_>>(), consts = [0, 1, 2])]
 fn one_iteration<const SIZE: usize>(bencher: Bencher, kind: Kind) {
     paint(bencher, kind, SIZES[SIZE], Duration::from_nanos(1));
 }
 
 #[divan::bench(args = SIZES)]
 fn without_iterations(bencher: Bencher, size: Size) {
-    let best = kernels::available().next().expect("there are portable kernels");
+    let best = processor::available().next().expect("there are portable kernels");
     paint(bencher, best, size, Duration::ZERO);
 }
 

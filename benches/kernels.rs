@@ -7,13 +7,16 @@ use std::sync::{Arc, LazyLock};
 use divan::{Bencher, counter::ItemsCount};
 use gstneuralstyle::{
     Processor,
-    kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, Lanes,
-        Shape,
+    image::Image,
+    network::{Layer, Pooling, Vgg, parse_layers},
+    objective::{FusedObjective, LossWeights, Network, Objective},
+    processor::{
+        self, Engine, Kind, LANES, Lanes,
+        kernels::{
+            self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+            Shape,
+        },
     },
-    objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
-    stylizer::Image,
-    vgg::{Convolution, Layer, Vgg, parse_layers},
 };
 
 const SIDE: usize = 256;
@@ -27,7 +30,7 @@ fn main() {
 }
 
 fn kinds() -> Vec<Kind> {
-    kernels::available().collect()
+    processor::available().collect()
 }
 
 fn each(layers: &[&'static str]) -> Vec<(Kind, &'static str)> {
@@ -35,8 +38,7 @@ fn each(layers: &[&'static str]) -> Vec<(Kind, &'static str)> {
 }
 
 fn convolution(layer: &str) -> &'static Convolution {
-    let layer: Layer = layer.parse().unwrap();
-    VGG.convolutions().iter().find(|convolution| convolution.layer == layer).unwrap()
+    VGG.up_to(layer.parse().ok()).last().unwrap().1
 }
 
 fn shape(layer: &str, channels: usize) -> Shape {
@@ -151,10 +153,7 @@ fn threads_with_amx() -> Vec<usize> {
 #[cfg(target_arch = "x86_64")]
 #[divan::bench(args = threads_with_amx())]
 fn amx_peak(bencher: Bencher, threads: usize) {
-    use kernels::{
-        LANES,
-        amx::tiles::{Product, SIDE, STEP, Steps, Tiles},
-    };
+    use kernels::amx::tiles::{Product, SIDE, STEP, Steps, Tiles};
     const PRODUCTS: usize = 20_000;
     const STEPS: usize = 16;
     let multiply = || {

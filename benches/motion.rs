@@ -5,9 +5,9 @@
 use divan::Bencher;
 use gstneuralstyle::{
     Processor,
-    kernels::{self, Kind},
+    image::Image,
     motion::{Flow, MotionEstimator, Warper},
-    stylizer::Image,
+    processor::{self, Kind},
 };
 
 const WIDTH: usize = 320;
@@ -20,7 +20,7 @@ fn main() {
 }
 
 fn cases() -> impl Iterator<Item = (Kind, usize)> {
-    kernels::available().flat_map(|kind| THREADS.map(|threads| (kind, threads)))
+    processor::available().flat_map(|kind| THREADS.map(|threads| (kind, threads)))
 }
 
 /// Waves of several lengths, moved to the left by `shift` pixels.

@@ -21,10 +21,12 @@ use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
     NeuralStyle, Processor,
+    image::{Frame, Image, PackedFormat},
     motion::{Motion, MotionEstimator},
-    objective::{self, Device, LossWeights, Precision},
-    stylizer::{Adam, Frame, Image, PackedFormat, Settings, smooth},
-    vgg::Vgg,
+    network::Vgg,
+    objective::{self, Device, LossWeights},
+    processor::Precision,
+    stylizer::{Adam, Settings, smooth},
 };
 use image::RgbImage;
 use serde_json::json;

@@ -4,8 +4,6 @@
 
 use std::path::PathBuf;
 
-use crate::{stylizer::PackedFormat, vgg::Layer};
-
 /// The result of every operation of this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -52,14 +50,14 @@ pub enum Error {
     },
 
     /// A layer that VGG has, but not the weights in use.
-    #[error("{setting}: the weights have no layer {layer}, they have {}", join(available))]
+    #[error("{setting}: the weights have no layer {layer}, they have {available}")]
     LayerNotInWeights {
         /// The setting that asks for the layer.
         setting: &'static str,
         /// The layer.
-        layer: Layer,
-        /// The layers that the weights have.
-        available: Vec<Layer>,
+        layer: String,
+        /// The layers that the weights have, separated by commas.
+        available: String,
     },
 
     /// A setting whose value makes no sense.
@@ -84,19 +82,20 @@ pub enum Error {
 
     /// A style file that cannot be decoded.
     #[error(
-        "the style {path} cannot be used: {source} (a PNG, JPEG, WebP, BMP or TIFF picture of at most {} x {} pixels is wanted)",
-        crate::style::MAX_SIDE,
-        crate::style::MAX_SIDE
+        "the style {path} cannot be used: {source} (a PNG, JPEG, WebP, BMP or TIFF picture of at most {longest} x \
+         {longest} pixels is wanted)"
     )]
     StyleUndecodable {
         /// The style's file.
         path: String,
+        /// The longest side, in pixels, that a style may have.
+        longest: u32,
         /// What the decoder said.
-        source: image::ImageError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 
     /// A style image without room for anything painted.
-    #[error("the style {path} is only {width}x{height} pixels: at least {0}x{0} are wanted", crate::style::MIN_SIDE)]
+    #[error("the style {path} is only {width}x{height} pixels: at least {shortest}x{shortest} are wanted")]
     StyleTiny {
         /// The style's file.
         path: String,
@@ -104,6 +103,8 @@ pub enum Error {
         width: u32,
         /// Height in pixels.
         height: u32,
+        /// The shortest side, in pixels, that a style may have.
+        shortest: u32,
     },
 
     /// An image too small for the deepest layer in use: after the pooling in front of that layer nothing is left.
@@ -116,7 +117,7 @@ pub enum Error {
         /// Height in pixels.
         height: usize,
         /// The deepest layer in use.
-        layer: Layer,
+        layer: String,
         /// The shortest side that this layer can see, in pixels.
         needed: usize,
     },
@@ -136,17 +137,21 @@ pub enum Error {
 
     /// Pixels that no frame has.
     #[error(
-        "pixels of {} bytes with red, green and blue at {:?}: there must be 3 or 4 bytes, and a place in them for each",
-        .0.pixel_stride,
-        .0.offsets
+        "pixels of {pixel_stride} bytes with red, green and blue at {offsets:?}: there must be 3 or 4 bytes, and a place \
+         in them for each"
     )]
-    PackedFormat(PackedFormat),
+    PackedFormat {
+        /// Bytes of a pixel.
+        pixel_stride: usize,
+        /// Where red, green and blue are in them.
+        offsets: [usize; 3],
+    },
 
     /// A frame was to be stylized before a style was set.
     #[error("no style is set: call set_style before the first frame")]
     NoStyle,
 
-    /// The painting of a frame was broken off by its [`Interruption`](crate::stylizer::Interruption).
+    /// The painting of a frame was broken off by an `Interruption`.
     #[error("painting was interrupted")]
     Interrupted,
 
@@ -179,9 +184,4 @@ pub enum Error {
     /// Resizing failed.
     #[error("cannot resize an image: {0}")]
     Resize(String),
-}
-
-fn join(layers: &[Layer]) -> String {
-    let names: Vec<String> = layers.iter().map(Layer::to_string).collect();
-    names.join(", ")
 }

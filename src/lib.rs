@@ -20,19 +20,19 @@
 
 mod element;
 mod error;
-#[doc(hidden)]
-pub mod kernels;
+pub mod image;
 pub mod motion;
+pub mod network;
 pub mod objective;
+pub mod processor;
 pub mod style;
 pub mod stylizer;
-pub mod vgg;
 
 use gst::glib;
 
 pub use element::{DebugView, NeuralStyle, Pooling, Precision, WarmStart};
 pub use error::{Error, Result};
-pub use kernels::Processor;
+pub use processor::Processor;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     element::register(plugin)

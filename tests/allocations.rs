@@ -11,10 +11,11 @@ use std::{
 };
 
 use gstneuralstyle::{
-    Processor, kernels,
-    objective::{FusedObjective, LossWeights, Network, Objective, Pooling},
-    stylizer::Image,
-    vgg::{Vgg, parse_layers},
+    Processor,
+    image::Image,
+    network::{Pooling, Vgg, parse_layers},
+    objective::{FusedObjective, LossWeights, Network, Objective},
+    processor,
 };
 
 struct Counting;
@@ -49,7 +50,7 @@ fn iterations_allocate_nothing() {
     let (content, image) = (Image::filled(70, 50, 90.0), Image::filled(70, 50, 120.0));
     let mut gradient = image.clone();
     let weights = LossWeights { content: 1.0, style: 10.0 };
-    for kind in kernels::available() {
+    for kind in processor::available() {
         let mut objective =
             FusedObjective::new(vgg.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let grams = objective.grams(&content).unwrap();

@@ -6,10 +6,11 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device};
 use gstneuralstyle::{
-    Processor, kernels,
-    objective::{FusedObjective, LossWeights, Losses, Network, Objective, Pooling, Precision, ReferenceObjective},
-    stylizer::Image,
-    vgg::{Vgg, parse_layers},
+    Processor,
+    image::Image,
+    network::{Pooling, Vgg, parse_layers},
+    objective::{FusedObjective, LossWeights, Losses, Network, Objective, ReferenceObjective},
+    processor::{self, Precision},
 };
 
 static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
@@ -58,7 +59,7 @@ fn cosine(a: &Image, b: &Image) -> f64 {
 fn check(size: (usize, usize), network: &Network) {
     let mut reference = ReferenceObjective::new(VGG.clone(), network.clone(), &Device::Cpu, DType::F32).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
-    for kind in kernels::available() {
+    for kind in processor::available() {
         let mut fused = FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let (losses, gradient) = evaluate(&mut fused, size);
         let (error, cosine) = (distance(&gradient, &expected_gradient), cosine(&gradient, &expected_gradient));
@@ -106,7 +107,7 @@ fn equals_the_reference_with_many_layers() {
 #[test]
 fn does_not_depend_on_the_number_of_threads() {
     let network = network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
-    for kind in kernels::available() {
+    for kind in processor::available() {
         let results = [1, 2, 3].map(|threads| {
             let mut fused =
                 FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, threads).unwrap()).unwrap();

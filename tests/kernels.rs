@@ -5,12 +5,14 @@
 
 use gstneuralstyle::{
     Processor,
-    kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
-        Lanes, Parts, Shape,
+    network::Pooling,
+    processor::{
+        self, Engine, Kind, LANES, Lanes, Parts, Precision,
+        kernels::{
+            self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+            Shape,
+        },
     },
-    objective::{Pooling, Precision},
-    vgg::Convolution,
 };
 
 /// Sizes below, at and above those of tiles, windows and bands, and what is left over next to them.
@@ -64,7 +66,7 @@ fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64, what: &str) {
 }
 
 fn kinds() -> impl Iterator<Item = Kind> {
-    kernels::available().filter(|kind| kind.precision() == Precision::F32)
+    processor::available().filter(|kind| kind.precision() == Precision::F32)
 }
 
 /// Calls `check` with every kind of instructions and every size.
@@ -83,7 +85,7 @@ fn engine(kind: Kind) -> Engine {
 
 fn convolution(inputs: usize, outputs: usize, seed: u32) -> Convolution {
     let (weight, bias) = (numbers(9 * inputs * outputs, seed), numbers(outputs, seed + 1));
-    Convolution { layer: "relu1_1".parse().unwrap(), inputs, outputs, weight, bias }
+    Convolution { inputs, outputs, weight, bias }
 }
 
 /// The sums of a convolution, without bias and ReLU.

@@ -4,10 +4,9 @@
 
 use gstneuralstyle::{
     Processor,
-    kernels::{self, Kind},
+    image::Image,
     motion::{Flow, Motion, MotionEstimator},
-    objective::Precision,
-    stylizer::Image,
+    processor::{self, Kind, Precision},
 };
 
 const WIDTH: usize = 160;
@@ -18,7 +17,7 @@ fn estimator(kind: Kind, threads: usize) -> MotionEstimator {
 }
 
 fn motion(last: &Image, new: &Image) -> Motion {
-    estimator(kernels::detect(Precision::Auto).unwrap(), 2).between(last, new).clone()
+    estimator(processor::detect(Precision::Auto).unwrap(), 2).between(last, new).clone()
 }
 
 /// A surface of hills of many sizes, none of them repeated, between 0 and 255.
@@ -173,7 +172,7 @@ fn frames_of_all_sizes_have_motion() {
 #[test]
 fn neither_threads_nor_earlier_frames_change_a_bit() {
     let frames = [0.0, 2.3, 5.0].map(|x| image((WIDTH, HEIGHT), |i, j| level(i + x, j - 0.4 * x)));
-    for kind in kernels::available() {
+    for kind in processor::available() {
         let expected = estimator(kind, 1).between(&frames[1], &frames[2]).clone();
         assert!(longest(&expected.flow) > 2.0);
         for threads in [2, 3, 7] {

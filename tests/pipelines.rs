@@ -9,7 +9,7 @@ use std::{
 };
 
 use gst::prelude::*;
-use gstneuralstyle::{kernels, objective::Precision};
+use gstneuralstyle::processor::{self, Precision};
 
 fn init() {
     static INIT: Once = Once::new();
@@ -74,7 +74,7 @@ fn bad_input_stops_the_pipeline_with_its_own_error() {
         ("working-size=9".to_owned(), vec!["working-size is 9"]),
         ("device=tpu".to_owned(), vec!["\"tpu\"", "cuda"]),
     ];
-    if kernels::available().all(|kind| kind.precision() != Precision::Bf16) {
+    if processor::available().all(|kind| kind.precision() != Precision::Bf16) {
         cases.push(("precision=bf16".to_owned(), vec!["precision is bf16", "auto or f32", "AMX"]));
     }
     for (properties, mentioned) in cases {

@@ -6,10 +6,11 @@ use std::{sync::Arc, thread, time::Duration};
 
 use gstneuralstyle::{
     Error, Processor,
+    image::{Frame, Image, PackedFormat},
+    network::Vgg,
     objective::Device,
     style,
-    stylizer::{DebugView, Frame, Image, Interruption, PackedFormat, Report, Settings, Stylizer, WarmStart},
-    vgg::Vgg,
+    stylizer::{DebugView, Interruption, Report, Settings, Stylizer, WarmStart},
 };
 
 const WIDTH: usize = 96;

@@ -6,9 +6,9 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use gstneuralstyle::{
-    objective::{Network, Objective, Pooling, ReferenceObjective},
-    stylizer::Image,
-    vgg::{Layer, Vgg, parse_layers},
+    image::Image,
+    network::{Layer, Pooling, Vgg, parse_layers},
+    objective::{Network, Objective, ReferenceObjective},
 };
 
 type Tensors = HashMap<String, Tensor>;
@@ -76,8 +76,9 @@ fn both_conventions_describe_the_same_network() {
     torchvision.insert("classifier.0.weight".to_owned(), Tensor::zeros((2, 2), DType::F32, &Device::Cpu).unwrap());
     let torchvision = Vgg::from_file(write(&torchvision).path).unwrap();
     let caffe = Vgg::built_in().unwrap();
+    assert_eq!(torchvision.layers(), caffe.layers());
     for (one, other) in torchvision.convolutions().iter().zip(caffe.convolutions()) {
-        assert_eq!((one.layer, &one.bias), (other.layer, &other.bias));
+        assert_eq!(one.bias, other.bias);
         assert!(one.weight.iter().zip(&other.weight).all(|(a, b)| (a - b).abs() < 1e-6));
     }
     for (mean, expected) in torchvision.mean().iter().zip([123.675, 116.28, 103.53]) {
@@ -128,8 +129,30 @@ fn a_network_may_end_early_but_have_no_gap() {
 }
 
 #[test]
+fn channel_counts_come_from_the_file() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let mut tensors = Tensors::new();
+    for (name, inputs, outputs) in [("conv1_1", 3, 96), ("conv1_2", 96, 32), ("conv2_1", 32, 64)] {
+        tensors.insert(format!("{name}.weight"), zeros(&[outputs, inputs, 3, 3]));
+        tensors.insert(format!("{name}.bias"), zeros(&[outputs]));
+    }
+    let vgg = Vgg::from_file(write(&tensors).path).unwrap();
+    let channels: Vec<_> = vgg.layers().iter().map(|layer| vgg.channels(*layer)).collect();
+    assert_eq!(channels, [Some(96), Some(32), Some(64)]);
+    assert_eq!(vgg.channels("relu2_2".parse().unwrap()), None);
+    let network = Network { content_layers: vec![], style_layers: vgg.layers().to_vec(), pooling: Pooling::Max };
+    let mut objective = ReferenceObjective::new(Arc::new(vgg), network, &Device::Cpu, DType::F32).unwrap();
+    let grams = objective.grams(&Image::filled(16, 16, 50.0)).unwrap();
+    assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [96 * 96, 32 * 32, 64 * 64]);
+}
+
+#[test]
 fn wrong_shapes_and_values_are_named() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    for (name, shape) in [("conv2_1.weight", [128, 32, 3, 3]), ("conv4_3.weight", [500, 512, 3, 3])] {
+        let message = fault(|tensors| drop(tensors.insert(name.to_owned(), zeros(&shape))));
+        assert!(message.contains(name) && message.contains(&format!("{shape:?}")), "{message}");
+    }
     let message = fault(|tensors| drop(tensors.insert("conv3_2.weight".to_owned(), zeros(&[256, 256, 5, 5]))));
     assert!(message.contains("conv3_2.weight") && message.contains("[256, 256, 5, 5]"), "{message}");
     let message = fault(|tensors| drop(tensors.insert("conv1_2.bias".to_owned(), zeros(&[63]))));

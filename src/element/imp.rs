@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    stylizer::{Frame, Interruption, PackedFormat, Report},
+    image::{Frame, PackedFormat},
+    stylizer::{Interruption, Report},
 };
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -428,7 +429,7 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::Device { .. }
         | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
         Error::ImageSize { .. }
-        | Error::PackedFormat(_)
+        | Error::PackedFormat { .. }
         | Error::NoStyle
         | Error::Interrupted
         | Error::Tensor(_)

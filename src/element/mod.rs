@@ -9,7 +9,7 @@ mod properties;
 
 use gst::{glib, prelude::*, subclass::prelude::*};
 
-use crate::{Result, objective, stylizer};
+use crate::{Result, network, processor, stylizer};
 
 glib::wrapper! {
     /// The element `neuralstyle`.
@@ -34,16 +34,16 @@ impl NeuralStyle {
 #[enum_type(name = "GstNeuralStylePooling")]
 #[non_exhaustive]
 pub enum Pooling {
-    /// See [`objective::Pooling::Max`].
+    /// See [`network::Pooling::Max`].
     #[default]
     #[enum_value(name = "Max: the largest of four values, as the network was trained", nick = "max")]
     Max,
-    /// See [`objective::Pooling::Average`].
+    /// See [`network::Pooling::Average`].
     #[enum_value(name = "Average: the mean of four values, for a smoother picture", nick = "average")]
     Average,
 }
 
-impl From<Pooling> for objective::Pooling {
+impl From<Pooling> for network::Pooling {
     fn from(pooling: Pooling) -> Self {
         match pooling {
             Pooling::Max => Self::Max,
@@ -57,19 +57,19 @@ impl From<Pooling> for objective::Pooling {
 #[enum_type(name = "GstNeuralStylePrecision")]
 #[non_exhaustive]
 pub enum Precision {
-    /// See [`objective::Precision::Auto`].
+    /// See [`processor::Precision::Auto`].
     #[default]
     #[enum_value(name = "Auto: bf16 on a processor with AMX, else f32", nick = "auto")]
     Auto,
-    /// See [`objective::Precision::F32`].
+    /// See [`processor::Precision::F32`].
     #[enum_value(name = "F32: 32-bit floating point", nick = "f32")]
     F32,
-    /// See [`objective::Precision::Bf16`].
+    /// See [`processor::Precision::Bf16`].
     #[enum_value(name = "Bf16: bfloat16 with sums in 32 bits, which needs a processor with AMX", nick = "bf16")]
     Bf16,
 }
 
-impl From<Precision> for objective::Precision {
+impl From<Precision> for processor::Precision {
     fn from(precision: Precision) -> Self {
         match precision {
             Precision::Auto => Self::Auto,

@@ -10,8 +10,10 @@ use std::{
 
 use super::properties::Properties;
 use crate::{
-    Error, Result, style,
-    stylizer::{Frame, Interruption, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
+    Error, Result,
+    image::Frame,
+    style,
+    stylizer::{Interruption, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
 };
 
 /// What comes of an error in a change.

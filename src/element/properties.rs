@@ -8,9 +8,11 @@ use gst::{glib, prelude::*};
 
 use super::{DebugView, Pooling, Precision, WarmStart};
 use crate::{
-    Processor, Result, style,
+    Result,
+    network::{Vgg, parse_layers},
+    processor::Processor,
+    style,
     stylizer::{Settings, Stylizer},
-    vgg::{Vgg, parse_layers},
 };
 
 /// Far more than help.

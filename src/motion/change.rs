@@ -10,10 +10,7 @@ use super::{
     places::{Places, between_levels},
     pyramid::{Plane, Pyramid},
 };
-use crate::{
-    Processor,
-    kernels::{Task, Vector},
-};
+use crate::processor::{Processor, Task, Vector};
 
 /// How many levels lie between the finer and the coarser of the two that are compared.
 const LEVELS_BETWEEN: usize = 2;

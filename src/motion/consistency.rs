@@ -8,10 +8,7 @@ use super::{
     Flow,
     places::{Places, between_levels},
 };
-use crate::{
-    Processor,
-    kernels::{Task, Vector},
-};
+use crate::processor::{Processor, Task, Vector};
 
 /// Two flows agree where the square of their sum is below this share of the sum of their squares, plus this many
 /// squared pixels (Sundaram, Brox and Keutzer 2010).

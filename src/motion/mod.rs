@@ -19,7 +19,7 @@ mod warp;
 
 use std::ops::Range;
 
-use crate::{Processor, stylizer::Image};
+use crate::{image::Image, processor::Processor};
 use pyramid::{Plane, Pyramid};
 use refinement::Refine;
 use search::{Densify, Search, Start};

@@ -3,9 +3,8 @@
 //! A frame's grey levels at full size, half size, quarter size and so on.
 
 use crate::{
-    Processor,
-    kernels::{Task, Vector},
-    stylizer::Image,
+    image::Image,
+    processor::{Processor, Task, Vector},
 };
 
 /// How far a [`Plane`] goes on beyond its edges, in pixels.

@@ -17,7 +17,7 @@
 use std::ops::Range;
 
 use super::{Flow, places::Places, pyramid::Plane};
-use crate::kernels::{LANES, Task, Vector};
+use crate::processor::{LANES, Task, Vector};
 
 /// Weights of the terms.
 const BRIGHTNESS: f32 = 5.0;

@@ -9,7 +9,7 @@ use super::{
     Flow,
     pyramid::{BORDER, Plane},
 };
-use crate::kernels::{Lanes, Task, Vector};
+use crate::processor::{Lanes, Task, Vector};
 
 /// Side of a patch in pixels.
 const PATCH: usize = 8;

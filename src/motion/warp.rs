@@ -8,10 +8,7 @@
 //! nothing either: no frequency comes out stronger than it went in, as with the Lanczos kernel, whose ringing grows.
 
 use super::Flow;
-use crate::{
-    Processor,
-    kernels::{Task, Vector},
-};
+use crate::processor::{Processor, Task, Vector};
 
 /// Coefficients that a pixel needs in each direction.
 const TAPS: usize = 4;

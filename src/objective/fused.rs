@@ -8,12 +8,12 @@ use std::{ops::Range, sync::Arc};
 use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
-    kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
-        Lanes, Parts, Processor, Shape,
+    image::Image,
+    network::{self, Convolution, Layer, Vgg},
+    processor::{
+        Engine, Kind, LANES, Lanes, Parts, Processor,
+        kernels::{self, ContentTarget, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Shape},
     },
-    stylizer::Image,
-    vgg::{Layer, Vgg},
 };
 
 /// The objective by the fastest kernels that the processor has. See [`Objective`].
@@ -39,6 +39,8 @@ pub struct FusedObjective {
 #[derive(Debug, Clone, Copy)]
 struct Step {
     layer: Layer,
+    /// Of its output.
+    channels: usize,
     /// A pooling stands before it.
     pooled: bool,
     /// Its output stays until its gradient takes its place: a loss looks at it, or a pooling whose gradient depends
@@ -82,21 +84,20 @@ impl FusedObjective {
     pub fn new(weights: Arc<Vgg>, network: Network, processor: Processor) -> Result<Self> {
         network.check(&weights)?;
         let mut engine = Engine::new(processor);
-        let convolutions = network.deepest().map_or(&[][..], |deepest| weights.convolutions_up_to(deepest));
-        let first = convolutions.first().map(|first| FirstConvolution::new(&engine, first, weights.mean()));
-        let mut pack = |convolution| {
+        let convolutions: Vec<_> = weights.up_to(network.deepest()).collect();
+        let first = convolutions.first().map(|(_, first)| FirstConvolution::new(&engine, first, weights.mean()));
+        let mut pack = |(_, convolution): &(Layer, &Convolution)| {
             [Direction::Forward, Direction::Backward].map(|direction| Filters::new(&mut engine, convolution, direction))
         };
         let filters = convolutions.iter().skip(1).map(&mut pack).collect();
         let mut steps: Vec<Step> = Vec::new();
-        for convolution in convolutions {
-            let layer = convolution.layer;
+        for (layer, convolution) in convolutions {
             let pooled = steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings());
             if let Some(before) = steps.last_mut() {
                 before.kept |= pooled;
             }
             let kept = network.content_layers.contains(&layer) || network.style_layers.contains(&layer);
-            steps.push(Step { layer, pooled, kept });
+            steps.push(Step { layer, channels: convolution.outputs, pooled, kept });
         }
         let none = || steps.iter().map(|_| None).collect();
         let (style, content) = (none(), none());
@@ -214,7 +215,7 @@ impl Workspace {
     fn new(size: (usize, usize), kind: Kind, steps: &[Step], network: &Network) -> Self {
         let shape = |step: &Step| {
             let poolings = step.layer.poolings();
-            Shape { channels: step.layer.channels(), height: size.1 >> poolings, width: size.0 >> poolings }
+            Shape { channels: step.channels, height: size.1 >> poolings, width: size.0 >> poolings }
         };
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
@@ -296,12 +297,15 @@ impl Objective for FusedObjective {
         for gram in grams {
             let wanted = |step: &Step| step.layer == gram.layer && self.network.style_layers.contains(&step.layer);
             let Some(n) = self.steps.iter().position(wanted) else {
-                let available = self.network.style_layers.clone();
-                return Err(Error::LayerNotInWeights { setting: "style-layers", layer: gram.layer, available });
+                return Err(Error::LayerNotInWeights {
+                    setting: "style-layers",
+                    layer: gram.layer.to_string(),
+                    available: network::join(&self.network.style_layers),
+                });
             };
             let (blocks, _) = gram.values.as_chunks::<LANES>();
             let values: Vec<Lanes> = blocks.iter().map(|block| Lanes(*block)).collect();
-            let channels = gram.layer.channels();
+            let channels = self.steps[n].channels;
             if gram.values.len() != channels * channels {
                 let problem = format!("the Gram matrix of {} has {} values", gram.layer, gram.values.len());
                 return Err(candle_core::Error::Msg(problem).into());

@@ -13,9 +13,10 @@ use std::{str::FromStr, sync::Arc};
 use candle_core::DType;
 
 use crate::{
-    Error, Processor, Result,
-    stylizer::Image,
-    vgg::{Layer, Vgg},
+    Error, Result,
+    image::Image,
+    network::{Layer, Pooling, Vgg},
+    processor::Processor,
 };
 
 pub use fused::FusedObjective;
@@ -25,39 +26,6 @@ pub use total_variation::total_variation;
 
 /// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
 const SMALLEST_NORM: f64 = 1e-20;
-
-/// How VGG halves its feature maps between two blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Pooling {
-    /// The largest of four values, as the network was trained.
-    #[default]
-    Max,
-    /// Their mean, which Gatys, Ecker and Bethge (2015) found to give smoother pictures.
-    Average,
-}
-
-/// What the processor computes feature maps in. The image, its gradient and the losses are always float32 or more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// The fastest there is: [`Bf16`](Self::Bf16) with AMX, else [`F32`](Self::F32).
-    #[default]
-    Auto,
-    /// 32-bit floating point.
-    F32,
-    /// bfloat16, float32 with its last 16 bits rounded away, with sums in float32. Needs a processor with AMX.
-    Bf16,
-}
-
-impl Precision {
-    /// Its name as a setting.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
 
 /// Which feature maps are compared, and how they come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +62,8 @@ impl Network {
     pub fn check_size(&self, what: &'static str, (width, height): (usize, usize)) -> Result<()> {
         match self.deepest() {
             Some(layer) if width.min(height) < layer.shortest_side() => {
-                Err(Error::TooSmall { what, width, height, layer, needed: layer.shortest_side() })
+                let (layer, needed) = (layer.to_string(), layer.shortest_side());
+                Err(Error::TooSmall { what, width, height, layer, needed })
             }
             _ => Ok(()),
         }

@@ -11,15 +11,16 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
-use super::{Gram, LossWeights, Losses, Network, Objective, Pooling, SMALLEST_NORM};
+use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
-    stylizer::Image,
-    vgg::{Convolution, Layer, Vgg},
+    image::Image,
+    network::{Convolution, Layer, Pooling, Vgg},
 };
 
 /// The objective by tensor operations. See [`Objective`].
 pub struct ReferenceObjective {
+    weights: Arc<Vgg>,
     network: Network,
     stages: Vec<Stage>,
     mean: Tensor,
@@ -56,19 +57,18 @@ impl ReferenceObjective {
     /// If the weights lack a layer of the network, or if the device has no memory for them.
     pub fn new(weights: Arc<Vgg>, network: Network, device: &Device, dtype: DType) -> Result<Self> {
         network.check(&weights)?;
-        let convolutions = network.deepest().map_or(&[][..], |deepest| weights.convolutions_up_to(deepest));
         let mut stages = Vec::new();
         let mut poolings = 0;
-        for convolution in convolutions {
-            if convolution.layer.poolings() > poolings {
+        for (layer, convolution) in weights.up_to(network.deepest()) {
+            if layer.poolings() > poolings {
                 stages.push(Stage::Pooling(network.pooling));
                 poolings += 1;
             }
-            stages.push(Stage::convolution(convolution, device, dtype)?);
+            stages.push(Stage::convolution(layer, convolution, device, dtype)?);
         }
         let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
         let (style, content) = (Vec::new(), Vec::new());
-        Ok(Self { network, stages, mean, device: device.clone(), dtype, style, content })
+        Ok(Self { weights, network, stages, mean, device: device.clone(), dtype, style, content })
     }
 
     /// The input of the first stage and then the output of each, up to the last of `layers`.
@@ -133,7 +133,7 @@ impl Objective for ReferenceObjective {
 
     fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
         let target = |gram: &Gram| -> Result<Target> {
-            let side = gram.layer.channels();
+            let side = self.weights.channels(gram.layer).unwrap_or(0);
             let value = Tensor::from_slice(&gram.values, (side, side), &self.device)?.to_dtype(self.dtype)?;
             Ok(Target { layer: gram.layer, value, squared_norm: gram.squared_norm().max(SMALLEST_NORM) })
         };
@@ -191,14 +191,14 @@ impl Objective for ReferenceObjective {
 }
 
 impl Stage {
-    fn convolution(convolution: &Convolution, device: &Device, dtype: DType) -> Result<Self> {
+    fn convolution(layer: Layer, convolution: &Convolution, device: &Device, dtype: DType) -> Result<Self> {
         let shape = (convolution.outputs, convolution.inputs, 3, 3);
         let weight = Tensor::from_slice(&convolution.weight, shape, device)?.to_dtype(dtype)?;
         let bias = Tensor::from_slice(&convolution.bias, convolution.outputs, device)?.to_dtype(dtype)?;
         let turned = weight.flip(&[2, 3])?.transpose(0, 1)?.contiguous()?;
         let config = Conv2dConfig { padding: 1, ..Default::default() };
         Ok(Self::Convolution {
-            layer: convolution.layer,
+            layer,
             forward: Conv2d::new(weight, Some(bias), config),
             backward: Conv2d::new(turned, None, config),
         })

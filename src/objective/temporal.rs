@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use crate::stylizer::Image;
+use crate::image::Image;
 
 const LEVELS: f32 = 255.0;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use crate::stylizer::Image;
+use crate::image::Image;
 
 /// Differences well below this, in levels, are smoothed away; those above keep their edge.
 const KNEE: f32 = 4.0;

@@ -8,7 +8,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientati
 
 use crate::{
     Error, Result,
-    stylizer::{Frame, Image, PackedFormat},
+    image::{Frame, Image, PackedFormat},
 };
 
 /// The shortest side, in pixels, that a style image may have.
@@ -50,7 +50,11 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
 /// kinds, is damaged, or is larger than [`MAX_SIDE`], [`Error::StyleTiny`] if it is smaller than
 /// [`MIN_SIDE`].
 pub fn load(style: &str) -> Result<Image> {
-    let undecodable = |source| Error::StyleUndecodable { path: style.to_owned(), source };
+    let undecodable = |source: image::ImageError| Error::StyleUndecodable {
+        path: style.to_owned(),
+        longest: MAX_SIDE,
+        source: source.into(),
+    };
     let picture = match BUILT_IN.iter().find(|built_in| built_in.name == style) {
         Some(built_in) => decode(ImageReader::new(Cursor::new(built_in.jpeg))),
         None => match ImageReader::open(style) {
@@ -65,7 +69,7 @@ pub fn load(style: &str) -> Result<Image> {
     let mut picture = on_white(picture.map_err(undecodable)?);
     let (width, height) = picture.dimensions();
     if width.min(height) < MIN_SIDE {
-        return Err(Error::StyleTiny { path: style.to_owned(), width, height });
+        return Err(Error::StyleTiny { path: style.to_owned(), width, height, shortest: MIN_SIDE });
     }
     let (width, height) = (width as usize, height as usize);
     Ok(Frame::new(&mut picture, (width, height), 3 * width, PackedFormat::RGB)?.image())

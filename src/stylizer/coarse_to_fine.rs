@@ -8,8 +8,8 @@
 
 use std::iter;
 
-use super::{Adam, Image, Schedule, Stylizer, style_target::StyleTarget};
-use crate::{Result, objective::Network};
+use super::{Adam, Schedule, Stylizer, style_target::StyleTarget};
+use crate::{Result, image::Image, objective::Network};
 
 /// The long side of the smallest image, at least, in pixels.
 const COARSEST: usize = 64;

@@ -2,8 +2,10 @@
 
 //! Pictures of what goes on inside, for people who tune.
 
-use super::Image;
-use crate::motion::{Flow, Motion};
+use crate::{
+    image::Image,
+    motion::{Flow, Motion},
+};
 
 /// The least length of a flow that has full colour, in pixels: what stands still shall look as if it did.
 const SHORTEST_REACH: f32 = 1.0;

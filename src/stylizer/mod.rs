@@ -5,12 +5,10 @@
 mod budget;
 mod coarse_to_fine;
 mod debug_view;
-mod frame;
-mod image;
 mod interruption;
 mod optimizer;
 mod preparation;
-mod resizer;
+mod scaler;
 mod settings;
 mod smoothing;
 mod style_target;
@@ -23,8 +21,6 @@ use std::{
 };
 
 pub use debug_view::DebugView;
-pub use frame::{Frame, PackedFormat};
-pub use image::Image;
 pub use interruption::Interruption;
 pub use optimizer::Adam;
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
@@ -34,14 +30,16 @@ pub use warm_start::WarmStart;
 pub use working_size::SizeChooser;
 
 use crate::{
-    Error, Processor, Result,
+    Error, Result,
+    image::{Frame, Image, fit},
     motion::{MotionEstimator, Warper},
+    network::{Layer, Vgg},
     objective::{self, Device, Losses, Network, Objective, TemporalTarget, temporal, total_variation},
-    vgg::{Layer, Vgg},
+    processor::Processor,
 };
 use budget::Costs;
-use frame::{Placing, Scaler};
 use optimizer::Schedule;
+use scaler::{Placing, Scaler};
 use style_target::StyleTarget;
 use warm_start::{History, Start};
 
@@ -50,7 +48,7 @@ use warm_start::{History, Start};
 /// ```no_run
 /// use std::sync::Arc;
 /// use gstneuralstyle::{
-///     Processor, objective::Device, style, stylizer::{Frame, PackedFormat, Settings, Stylizer}, vgg::Vgg,
+///     Processor, image::{Frame, PackedFormat}, network::Vgg, objective::Device, style, stylizer::{Settings, Stylizer},
 /// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -498,7 +496,7 @@ fn working_size(frame: (usize, usize), long_side: u32) -> (usize, usize) {
     match long_side as usize {
         0 => frame,
         long_side if long_side >= frame.0.max(frame.1) => frame,
-        long_side => image::fit(frame, long_side),
+        long_side => fit(frame, long_side),
     }
 }
 

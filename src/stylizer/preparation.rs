@@ -5,11 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Image, style_target::StyleTarget};
+use super::style_target::StyleTarget;
 use crate::{
-    Error, Processor, Result,
+    Error, Result,
+    image::Image,
+    network::Vgg,
     objective::{self, Device, LossWeights, Network, Objective},
-    vgg::Vgg,
+    processor::Processor,
 };
 
 /// A style, layers or a working size other than those in use, to be prepared on any thread while the stylizer goes on

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use super::{DebugView, WarmStart};
 use crate::{
     Error, Result,
-    objective::{LossWeights, Network, Pooling},
-    vgg::{Layer, parse_layers},
+    network::{Layer, Pooling, parse_layers},
+    objective::{LossWeights, Network},
 };
 
 /// How frames are stylized. Each field is the element's property of the same name.

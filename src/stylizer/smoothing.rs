@@ -2,7 +2,7 @@
 
 //! The gradient that the optimizer follows.
 
-use super::Image;
+use crate::image::Image;
 
 /// How much of the finest detail, a chessboard of pixels, is taken from the gradient.
 const SMOOTHING: f32 = 0.7;

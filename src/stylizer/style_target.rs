@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Image, image};
 use crate::{
     Result,
+    image::{Image, fit},
     objective::{Gram, Objective},
 };
 
@@ -59,7 +59,7 @@ impl StyleTarget {
 
     /// How large the picture is taken for images with this long side.
     pub(super) fn size_for(&self, long_side: usize) -> (usize, usize) {
-        image::fit(self.picture.size(), long_side)
+        fit(self.picture.size(), long_side)
     }
 
     fn grams_for(&self, objective: &mut dyn Objective, long_side: usize) -> Result<Vec<Gram>> {

@@ -2,12 +2,10 @@
 
 //! Where the optimization of a frame begins.
 
-use super::{
-    Image,
-    optimizer::{Adam, Memory},
-};
+use super::optimizer::{Adam, Memory};
 use crate::{
     Result,
+    image::Image,
     motion::{Motion, Warper},
 };
 
@@ -149,7 +147,7 @@ fn wear(motion: &Motion, pixel: usize) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Processor, motion::MotionEstimator};
+    use crate::{motion::MotionEstimator, processor::Processor};
 
     /// Coarse and fine waves, `x` pixels further to the right.
     fn waves(width: usize, height: usize, x: f32) -> Image {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{WARM_UP_SIZE, image};
+use super::WARM_UP_SIZE;
+use crate::image::fit;
 
 /// The sizes to choose from, each with about one and a half times the pixels of the one before.
 const LADDER: [u32; 12] = [64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024];
@@ -45,7 +46,7 @@ impl SizeChooser {
     pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize)) -> Self {
         let pixels = |(width, height)| (width * height) as f64;
         let share = FRAME * iteration.as_secs_f64() / budget.as_secs_f64();
-        let rung = largest(AIM, |side| share * pixels(image::fit(frame_size, side as usize)) / pixels(WARM_UP_SIZE));
+        let rung = largest(AIM, |side| share * pixels(fit(frame_size, side as usize)) / pixels(WARM_UP_SIZE));
         let long_side = frame_size.0.max(frame_size.1);
         let top = LADDER.iter().position(|&side| side as usize >= long_side).unwrap_or(LADDER.len() - 1);
         Self { rung: rung.min(top), top, shares: Vec::new(), calm: 0, patience: PATIENCE, has_grown: false }

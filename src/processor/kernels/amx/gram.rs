@@ -9,7 +9,11 @@ use super::{
     lines::{interleave, lanes, load, rounded, store},
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::kernels::{LANES, Lanes, Parts, Shape, avx512::Avx512, gram::sum, vector::Vector};
+use crate::processor::{
+    LANES, Lanes, Parts, Vector,
+    avx512::Avx512,
+    kernels::{Shape, gram::sum},
+};
 
 /// Groups of 32 positions that are packed at a time.
 const GROUPS: usize = 8;

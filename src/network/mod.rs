@@ -8,8 +8,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{Error, Result};
 
-/// How many channels the convolutions of each block put out.
-const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
+pub use crate::processor::kernels::{Convolution, Pooling};
 
 /// A layer of VGG: the output of one convolution after its ReLU, for example `relu3_3`.
 ///
@@ -25,11 +24,6 @@ impl Layer {
     pub fn new(block: u8, convolution: u8) -> Option<Self> {
         let deepest = [2, 2, 4, 4, 4].get(usize::from(block).checked_sub(1)?)?;
         (1..=*deepest).contains(&convolution).then_some(Self { block, convolution })
-    }
-
-    /// The number of channels of the feature maps at this layer.
-    pub fn channels(self) -> usize {
-        CHANNELS[usize::from(self.block) - 1]
     }
 
     /// How many poolings, each of which halves the size, an image passes on its way to this layer.
@@ -76,27 +70,13 @@ pub fn parse_layers(list: &str) -> Result<Vec<Layer>> {
     Ok(layers)
 }
 
-/// One 3x3 convolution with padding 1, stride 1 and a ReLU after it.
-#[derive(Debug, Clone)]
-pub struct Convolution {
-    /// The layer it puts out.
-    pub layer: Layer,
-    /// Channels of its input.
-    pub inputs: usize,
-    /// Channels of its output.
-    pub outputs: usize,
-    /// Weights, `[outputs][inputs][3][3]`.
-    pub weight: Vec<f32>,
-    /// Biases, `[outputs]`.
-    pub bias: Vec<f32>,
-}
-
 /// The convolutions of a VGG network, from the image on, as far as the weights go.
 ///
 /// Whatever convention the weights were trained with, here the network takes red, green and blue planes of 0 to 255
 /// from which [`mean`](Self::mean) was subtracted. A 2x2 pooling stands between two blocks.
 #[derive(Debug, Clone)]
 pub struct Vgg {
+    layers: Vec<Layer>,
     convolutions: Vec<Convolution>,
     mean: [f32; 3],
 }
@@ -107,10 +87,16 @@ impl Vgg {
         &self.convolutions
     }
 
-    /// The convolutions up to `layer`, which is the last of them.
-    pub fn convolutions_up_to(&self, layer: Layer) -> &[Convolution] {
-        let count = self.convolutions.iter().take_while(|c| c.layer <= layer).count();
-        &self.convolutions[..count]
+    /// The layers and their convolutions up to `deepest`, which is the last of them.
+    pub fn up_to(&self, deepest: Option<Layer>) -> impl Iterator<Item = (Layer, &Convolution)> {
+        let all = self.layers.iter().copied().zip(&self.convolutions);
+        all.take_while(move |(layer, _)| Some(*layer) <= deepest)
+    }
+
+    /// How many channels the feature maps at a layer have; `None` if the weights do not have that layer.
+    pub fn channels(&self, layer: Layer) -> Option<usize> {
+        let n = self.layers.iter().position(|own| *own == layer)?;
+        Some(self.convolutions[n].outputs)
     }
 
     /// What is to be subtracted from the red, green and blue plane.
@@ -119,17 +105,24 @@ impl Vgg {
     }
 
     /// The layers these weights have, shallow ones first.
-    pub fn layers(&self) -> Vec<Layer> {
-        self.convolutions.iter().map(|c| c.layer).collect()
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
     }
 
     pub(crate) fn check_layers(&self, setting: &'static str, layers: &[Layer]) -> Result<()> {
-        let available = self.layers();
-        match layers.iter().find(|layer| !available.contains(layer)) {
-            Some(&layer) => Err(Error::LayerNotInWeights { setting, layer, available }),
+        match layers.iter().find(|layer| !self.layers.contains(layer)) {
+            Some(layer) => {
+                Err(Error::LayerNotInWeights { setting, layer: layer.to_string(), available: join(&self.layers) })
+            }
             None => Ok(()),
         }
     }
+}
+
+/// The names of layers as a list.
+pub(crate) fn join(layers: &[Layer]) -> String {
+    let names: Vec<String> = layers.iter().map(Layer::to_string).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -140,7 +133,6 @@ mod tests {
     fn layers_are_sorted_and_unique() {
         let layers = parse_layers(" relu3_3,relu1_2 , relu3_3,").unwrap();
         assert_eq!(layers.iter().map(Layer::to_string).collect::<Vec<_>>(), ["relu1_2", "relu3_3"]);
-        assert_eq!(layers[1].channels(), 256);
         assert_eq!(layers[1].shortest_side(), 4);
     }
 

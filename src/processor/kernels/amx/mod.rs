@@ -16,7 +16,7 @@ mod tests;
 pub mod tiles;
 
 pub(super) use convolution::{convolve, pack_filters};
-pub(super) use detect::is_supported;
+pub(crate) use detect::is_supported;
 pub(super) use gradient::{gradient_at, squared_norm};
 pub(super) use gram::{difference, sums, sums_scratch};
 pub(super) use layout::Layout;

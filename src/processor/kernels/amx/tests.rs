@@ -12,13 +12,12 @@ use super::{
     lines::pair,
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::{
+use crate::processor::{
+    Engine, Kind, LANES, Lanes, Parts, Pool, Processor,
     kernels::{
-        self, ContentTarget, Direction, Engine, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Kind, LANES,
-        Lanes, Parts, Pool, Processor, Shape,
+        self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+        Pooling, Shape,
     },
-    objective::Pooling,
-    vgg::{Convolution, Layer},
 };
 
 const SIZES: [(usize, usize); 10] =
@@ -161,7 +160,6 @@ fn tiles_equal_plain_sums() {
 fn convolution(inputs: usize, outputs: usize) -> Convolution {
     let weight = |n: usize| ((n * 4099 + n / 7) % 5) as f32 - 2.0;
     Convolution {
-        layer: Layer::new(1, 2).unwrap(),
         inputs,
         outputs,
         weight: (0..9 * inputs * outputs).map(weight).collect(),

@@ -2,19 +2,27 @@
 
 //! 2x2 pooling. Its gradient is in [`loss`](super::loss), where the feature maps before a pooling get theirs.
 
+use super::Shape;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{
-    Engine, Shape,
-    threads::Parts,
-    vector::{Lanes, Task, Vector},
-};
-use crate::objective::Pooling;
+#[cfg(target_arch = "x86_64")]
+use crate::processor::Kind;
+use crate::processor::{Engine, Lanes, Parts, Task, Vector};
+
+/// How VGG halves its feature maps between two blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// The largest of four values, as the network was trained.
+    #[default]
+    Max,
+    /// Their mean, which Gatys, Ecker and Bethge (2015) found to give smoother pictures.
+    Average,
+}
 
 /// Pools `input`, of shape `shape`. A last odd row or column is left out.
 pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes], output: &mut [Lanes]) {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == super::Kind::Amx {
+    if engine.kind() == Kind::Amx {
         return amx::pool(engine, shape, pooling, input, output);
     }
     let pooled = shape.pooled();

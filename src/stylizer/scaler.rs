@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Packed video frames, and the way from them to the image that is optimized and back.
+//! The way from packed video frames to the image that is optimized, and back.
 //!
 //! That way is gone in bands of rows, on all threads: what a band needs stays in a core's cache, while a whole frame
 //! in planes of f32 would go through the memory several times. The bands depend on the sizes alone, and no result on the
@@ -12,117 +12,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{
-    Image,
-    resizer::{Filter, Resizer},
-};
 use crate::{
-    Error, Processor, Result,
-    kernels::{Task, Vector},
+    Result,
+    image::{Filter, Frame, Image, PackedFormat, Resizer},
+    processor::{Processor, Task, Vector},
 };
 
 /// Rows of a frame in a band, about.
 const BAND: usize = 32;
-
-/// A packed video frame of somebody else, to be painted where it lies.
-///
-/// ```
-/// use gstneuralstyle::stylizer::{Frame, PackedFormat};
-///
-/// # fn main() -> gstneuralstyle::Result<()> {
-/// let mut pixels = vec![0; 3 * 640 * 480];
-/// let frame = Frame::new(&mut pixels, (640, 480), 3 * 640, PackedFormat::RGB)?;
-/// assert_eq!(frame.size(), (640, 480));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Frame<'a> {
-    bytes: &'a mut [u8],
-    width: usize,
-    height: usize,
-    stride: usize,
-    format: PackedFormat,
-}
-
-/// Where the colours are in the pixels of a packed frame, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackedFormat {
-    /// From one pixel to the next: 3 or 4.
-    pub pixel_stride: usize,
-    /// From the start of a pixel to its red, green and blue.
-    pub offsets: [usize; 3],
-}
-
-impl PackedFormat {
-    /// Three bytes a pixel: red, green, blue.
-    pub const RGB: Self = Self { pixel_stride: 3, offsets: [0, 1, 2] };
-
-    fn check(self) -> Result<()> {
-        let Self { pixel_stride, offsets: [red, green, blue] } = self;
-        let are_inside = [red, green, blue].iter().all(|offset| *offset < pixel_stride);
-        if !matches!(pixel_stride, 3 | 4) || !are_inside || red == green || green == blue || blue == red {
-            return Err(Error::PackedFormat(self));
-        }
-        Ok(())
-    }
-}
-
-impl<'a> Frame<'a> {
-    /// A frame of a size, width and height, whose rows begin `stride` bytes apart. The last one may end without
-    /// padding.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ImageSize`] if `bytes` ends before the frame does or the frame is empty, [`Error::PackedFormat`] if a
-    /// pixel cannot look like that.
-    pub fn new(
-        bytes: &'a mut [u8],
-        (width, height): (usize, usize),
-        stride: usize,
-        format: PackedFormat,
-    ) -> Result<Self> {
-        format.check()?;
-        let actual = bytes.len();
-        let row = width.saturating_mul(format.pixel_stride);
-        let expected = stride.saturating_mul(height.saturating_sub(1)).saturating_add(row);
-        if stride < row || actual < expected || width == 0 || height == 0 {
-            return Err(Error::ImageSize { width, height, expected, actual });
-        }
-        Ok(Self { bytes, width, height, stride, format })
-    }
-
-    /// Width and height in pixels.
-    pub fn size(&self) -> (usize, usize) {
-        (self.width, self.height)
-    }
-
-    /// The frame as an image.
-    pub fn image(&self) -> Image {
-        let mut image = Image::filled(self.width, self.height, 0.0);
-        image.planes_mut().into_iter().enumerate().for_each(|(colour, plane)| self.read(colour, 0..self.height, plane));
-        image
-    }
-
-    /// Reads rows of one colour.
-    #[inline(always)]
-    fn read(&self, colour: usize, rows: Range<usize>, values: &mut [f32]) {
-        let offset = self.format.offsets[colour];
-        let rows = self.bytes.chunks(self.stride).take(rows.end).skip(rows.start);
-        for (packed, values) in rows.zip(values.chunks_exact_mut(self.width)) {
-            match self.format.pixel_stride {
-                3 => read_row::<3>(packed, offset, values),
-                _ => read_row::<4>(packed, offset, values),
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn read_row<const N: usize>(packed: &[u8], offset: usize, values: &mut [f32]) {
-    let pixels = packed.as_chunks::<N>().0;
-    values.iter_mut().zip(pixels).for_each(|(value, pixel)| *value = f32::from(pixel[offset]));
-}
 
 /// Where a picture goes.
 #[derive(Debug, Clone, Copy)]
@@ -391,22 +288,6 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_read_from_their_places() {
-        let stride = 27;
-        for format in [ARGB, PackedFormat { pixel_stride: 4, offsets: [2, 1, 0] }, PackedFormat::RGB] {
-            // The last row ends without padding.
-            let mut bytes = noise(3, stride)[..2 * stride + 5 * format.pixel_stride].to_vec();
-            let expected = bytes.clone();
-            let image = Frame::new(&mut bytes, (5, 3), stride, format).unwrap().image();
-            for (n, value) in image.data().iter().enumerate() {
-                let (colour, row, column) = (n / 15, n / 5 % 3, n % 5);
-                let byte = expected[row * stride + column * format.pixel_stride + format.offsets[colour]];
-                assert_eq!(*value, f32::from(byte), "{format:?} {n}");
-            }
-        }
-    }
-
-    #[test]
     fn a_picture_takes_the_place_of_colours_alone() {
         let (size, stride) = ((5, 70), 27);
         let original = noise(size.1, stride);
@@ -471,21 +352,5 @@ mod tests {
             (content, bytes)
         });
         assert!(one == many);
-    }
-
-    #[test]
-    fn what_is_no_frame_is_refused() {
-        let mut bytes = [0; 3 * 4 * 4 - 1];
-        let mut refusal = |size, stride, format| Frame::new(&mut bytes, size, stride, format).unwrap_err().to_string();
-        for (size, stride) in
-            [((4, 4), 12), ((4, 3), 11), ((0, 3), 12), ((3, 0), 12), ((usize::MAX / 2, 1), usize::MAX)]
-        {
-            let message = refusal(size, stride, PackedFormat::RGB);
-            assert!(message.contains(&format!("{}x{} pixels", size.0, size.1)), "{message}");
-        }
-        for (pixel_stride, offsets) in [(2, [0, 1, 0]), (5, [0, 1, 2]), (3, [1, 2, 3]), (4, [1, 2, 1])] {
-            let message = refusal((1, 1), 12, PackedFormat { pixel_stride, offsets });
-            assert!(message.contains(&format!("{pixel_stride} bytes")), "{message}");
-        }
     }
 }

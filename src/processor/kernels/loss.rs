@@ -7,14 +7,10 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{
-    Engine, Shape,
-    gram::sum,
-    matrix::Product,
-    threads::Parts,
-    vector::{Lanes, Task, Vector},
-};
-use crate::objective::Pooling;
+use super::{Pooling, Shape, gram::sum};
+#[cfg(target_arch = "x86_64")]
+use crate::processor::Kind;
+use crate::processor::{Engine, Lanes, Parts, Task, Vector, matrix::Product};
 
 /// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is torn.
 const STRETCH: usize = 36;
@@ -58,7 +54,7 @@ pub fn gradient_at(
     squares: &mut Vec<f64>,
 ) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == super::Kind::Amx {
+    if engine.kind() == Kind::Amx {
         return amx::gradient_at(engine, shape, features, style, content, incoming, squares);
     }
     assert_eq!(features.len(), shape.lanes());
@@ -205,7 +201,7 @@ pub fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4
 /// The sum of the squares of feature maps. `squares` is memory for its summands.
 pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if engine.kind() == super::Kind::Amx {
+    if engine.kind() == Kind::Amx {
         return amx::squared_norm(engine, shape, features, squares);
     }
     assert_eq!(features.len(), shape.lanes());

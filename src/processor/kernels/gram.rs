@@ -2,14 +2,10 @@
 
 //! Gram matrices, and their difference from those of the style as a matrix to multiply feature maps with.
 
+use super::Shape;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{
-    Engine, Shape,
-    threads::Parts,
-    vector::{LANES, Lanes, Task, Vector},
-};
-use crate::objective::Precision;
+use crate::processor::{Engine, Kind, LANES, Lanes, Parts, Precision, Task, Vector};
 
 /// Positions of which all channels fit into the cache.
 const STRETCH: usize = 128;
@@ -57,7 +53,7 @@ impl GramMatrix {
         let partial = Parts::new(&mut self.partial);
         let scratch = match kind {
             #[cfg(target_arch = "x86_64")]
-            super::Kind::Amx => amx::sums_scratch(shape),
+            Kind::Amx => amx::sums_scratch(shape),
             _ => 0,
         };
         engine.for_each(chunks * shape.blocks().div_ceil(ROWS_OF_JOB), scratch, |job, _scratch| {
@@ -71,7 +67,7 @@ impl GramMatrix {
             match kind {
                 // SAFETY: this kind is supported.
                 #[cfg(target_arch = "x86_64")]
-                super::Kind::Amx => unsafe { amx::sums(shape, features, (chunk, chunks), rows, _scratch, sums) },
+                Kind::Amx => unsafe { amx::sums(shape, features, (chunk, chunks), rows, _scratch, sums) },
                 _ => {
                     let positions = chunk * shape.positions() / chunks..(chunk + 1) * shape.positions() / chunks;
                     kind.run(Sums { shape, features, positions, rows, sums });
@@ -96,7 +92,7 @@ impl GramMatrix {
             match kind {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this kind is supported.
-                super::Kind::Amx => unsafe {
+                Kind::Amx => unsafe {
                     *squares = amx::difference(shape, values, target, slope, block, difference);
                 },
                 _ => kind.run(Difference {

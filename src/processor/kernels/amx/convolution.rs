@@ -13,9 +13,10 @@ use super::{
     lines::{above_zero, narrow, pair},
     tiles::{FETCHED, Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::{
-    kernels::{Direction, Engine, Epilogue, LANES, Lanes, Parts, Shape, avx512::Avx512, vector::Vector},
-    vgg::Convolution,
+use crate::processor::{
+    Engine, LANES, Lanes, Parts, Vector,
+    avx512::Avx512,
+    kernels::{Convolution, Direction, Epilogue, Shape},
 };
 
 const TAPS: usize = 9;

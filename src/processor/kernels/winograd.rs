@@ -18,12 +18,10 @@ use std::{
 };
 
 use super::{
-    Engine, Shape,
+    Shape,
     filters::{HalfFilters, TAPS},
-    matrix::Product,
-    threads::Parts,
-    vector::{LANES, Lanes, Task, Vector},
 };
+use crate::processor::{Engine, LANES, Lanes, Parts, Task, Vector, matrix::Product};
 
 /// An array by what each element is. Closures, as `array::from_fn` has, would not surely be inlined.
 macro_rules! array {

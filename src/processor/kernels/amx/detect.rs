@@ -8,7 +8,7 @@ use super::{
     lines::pair,
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::kernels::Lanes;
+use crate::processor::Lanes;
 
 /// Whether the processor has AMX, the system permits it, and it multiplies as it should. Found out once.
 pub fn is_supported() -> bool {

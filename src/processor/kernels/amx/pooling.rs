@@ -6,9 +6,10 @@ use super::{
     layout::Layout,
     lines::{narrow, widen},
 };
-use crate::{
-    kernels::{Engine, Lanes, Parts, Shape, avx512::Avx512, vector::Vector},
-    objective::Pooling,
+use crate::processor::{
+    Engine, Lanes, Parts, Vector,
+    avx512::Avx512,
+    kernels::{Pooling, Shape},
 };
 
 /// Pools `input`, of shape `shape`. A last odd row or column is left out.

@@ -4,8 +4,8 @@
 
 use std::env;
 
-use super::Kind;
-use crate::{Error, Result, objective::Precision};
+use super::{Kind, Precision};
+use crate::{Error, Result};
 
 /// The environment variable that forces a kind.
 const VARIABLE: &str = "NEURALSTYLE_CPU";

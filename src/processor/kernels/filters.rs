@@ -4,12 +4,8 @@
 
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::{
-    Engine,
-    threads::Parts,
-    vector::{HalfLanes, LANES},
-};
-use crate::vgg::Convolution;
+use super::Convolution;
+use crate::processor::{Engine, LANES, Parts, vector::HalfLanes};
 
 /// Weights of a filter for one channel.
 pub const TAPS: usize = 9;

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::tiles::SIDE;
-use crate::kernels::Shape;
+use crate::processor::kernels::Shape;
 
 /// Feature maps in blocks of 32 channels: `[block][row][column]`, one line for each position.
 ///

@@ -5,7 +5,7 @@
 use std::{arch::asm, marker::PhantomData};
 
 use super::is_supported;
-use crate::kernels::Lanes;
+use crate::processor::Lanes;
 
 /// Rows and columns of a product: two tiles of 16 each. Also the numbers summed in a step, 16 pairs.
 pub const SIDE: usize = 32;

@@ -1,47 +1,57 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What VGG, its losses and their gradients are made of, on the processor: convolution, pooling, Gram matrices.
+//! The processor: which instructions it has, the threads that compute, vectors, and the kernels made of them.
 //!
-//! Feature maps lie in blocks of sixteen channels: `[block][row][column]`, one [`Lanes`] for each position. The
-//! arithmetic is written once, over a `Vector` of sixteen numbers; a [`Kind`] is an implementation
-//! of that vector, compiled for its instructions and chosen at run time. Only AMX is another world, with bfloat16
-//! feature maps in a layout of their own: all its kernels are in `amx`. All unsafe code of the crate is in here.
+//! The arithmetic is written once, over a `Vector` of sixteen numbers. A [`Kind`] is an implementation of that vector,
+//! compiled for its instructions and chosen at run time.
 
-#[cfg(target_arch = "x86_64")]
-pub mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod convolution;
 mod detect;
-mod filters;
-mod first;
-mod gram;
-mod loss;
+#[doc(hidden)]
+pub mod kernels;
 mod matrix;
-mod pooling;
 mod portable;
 mod threads;
 mod vector;
-mod winograd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Error, Result, objective::Precision};
+use crate::{Error, Result};
 
-pub use convolution::{Filters, convolve};
+#[doc(hidden)]
 pub use detect::{available, detect};
-pub use filters::Direction;
-pub use first::FirstConvolution;
-pub use gram::GramMatrix;
-pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
-pub use pooling::pool;
+#[doc(hidden)]
 pub use threads::Parts;
 use threads::Pool;
+#[doc(hidden)]
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector};
-pub use winograd::Epilogue;
+
+/// What the processor computes feature maps in. The image, its gradient and the losses are always float32 or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// The fastest there is: [`Bf16`](Self::Bf16) with AMX, else [`F32`](Self::F32).
+    #[default]
+    Auto,
+    /// 32-bit floating point.
+    F32,
+    /// bfloat16, float32 with its last 16 bits rounded away, with sums in float32. Needs a processor with AMX.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name as a setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
 
 /// A family of instructions that the kernels can be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,28 +103,10 @@ impl Kind {
         }
     }
 
-    /// How many [`Lanes`] feature maps of this shape take.
-    pub fn lanes(self, shape: Shape) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => amx::Layout::new(shape).lines(),
-            _ => shape.lanes(),
-        }
-    }
-
-    /// How many masks of sixteen bits tell of each number of these feature maps if it is above zero.
-    pub fn masks(self, shape: Shape) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => 2 * self.lanes(shape),
-            _ => self.lanes(shape),
-        }
-    }
-
     fn is_supported(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => amx::is_supported(),
+            Self::Amx => kernels::amx::is_supported(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
@@ -126,7 +118,7 @@ impl Kind {
     }
 
     /// Blocks of columns in a panel of a packed matrix.
-    fn panel(self) -> usize {
+    pub(crate) fn panel(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx | Self::Avx512 => avx512::Avx512::COLUMNS,
@@ -138,7 +130,7 @@ impl Kind {
 
     /// Does the work with the instructions of this kind.
     #[inline]
-    fn run(self, task: impl Task) {
+    pub(crate) fn run(self, task: impl Task) {
         match self {
             // SAFETY: a `Processor` is made for supported kinds only.
             #[cfg(target_arch = "x86_64")]
@@ -148,37 +140,6 @@ impl Kind {
             Self::Avx2 => unsafe { avx2::run(task) },
             Self::Portable => portable::run(task),
         }
-    }
-}
-
-/// Channels, height and width of feature maps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// A multiple of sixteen.
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
-}
-
-impl Shape {
-    /// Blocks of sixteen channels.
-    pub fn blocks(self) -> usize {
-        self.channels / LANES
-    }
-
-    /// Pixels of one channel.
-    pub fn positions(self) -> usize {
-        self.height * self.width
-    }
-
-    /// [`Lanes`] of the feature maps.
-    pub fn lanes(self) -> usize {
-        self.blocks() * self.positions()
-    }
-
-    /// The shape after a pooling.
-    pub fn pooled(self) -> Self {
-        Self { height: self.height / 2, width: self.width / 2, ..self }
     }
 }
 
@@ -283,7 +244,7 @@ impl Engine {
 
     /// Calls `job` with each number up to `count` and with memory for itself, of `scratch` lanes and undefined
     /// content.
-    fn for_each(&mut self, count: usize, scratch: usize, job: impl Fn(usize, &mut [Lanes]) + Sync) {
+    pub(crate) fn for_each(&mut self, count: usize, scratch: usize, job: impl Fn(usize, &mut [Lanes]) + Sync) {
         for memory in &mut self.scratch {
             let memory = memory.get_mut().unwrap_or_else(PoisonError::into_inner);
             if memory.len() < scratch {

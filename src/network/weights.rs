@@ -6,11 +6,14 @@ use std::path::Path;
 
 use candle_core::{DType, Device, safetensors::SliceSafetensors};
 
-use super::{CHANNELS, Convolution, Layer, Vgg};
+use super::{Convolution, Layer, Vgg};
 use crate::{Error, Result};
 
 /// VGG16 up to conv4_3; `weights/README.md` says where it comes from.
 static BUILT_IN: &[u8] = include_bytes!("../../weights/vgg16-features.safetensors");
+
+/// The numbers of channels that the kernels take are multiples of this.
+const CHANNELS: usize = 32;
 
 /// Per channel mean, red first, of the Caffe release, whose input is BGR of 0 to 255.
 const CAFFE_MEAN: [f32; 3] = [123.68, 116.779, 103.939];
@@ -81,7 +84,7 @@ impl<'a> Source<'a> {
     }
 
     fn read(self) -> Result<Vgg> {
-        let mut convolutions: Vec<Convolution> = Vec::new();
+        let (mut layers, mut convolutions): (Vec<Layer>, Vec<Convolution>) = (Vec::new(), Vec::new());
         let mut gap = None;
         let mut position = 0;
         for (block, depth) in (1u8..).zip(self.depths) {
@@ -100,36 +103,46 @@ impl<'a> Source<'a> {
                 if let Some(missing) = gap {
                     return Err(self.fault(&missing, format!("is missing, though {tensor} is there")));
                 }
-                let layer = Layer { block, convolution: index };
                 let inputs = convolutions.last().map_or(3, |c| c.outputs);
-                let outputs = CHANNELS[usize::from(block) - 1];
-                let weight = self.tensor(&tensor, &[outputs, inputs, 3, 3])?;
-                let bias = self.tensor(&format!("{prefix}.bias"), &[outputs])?;
-                convolutions.push(Convolution { layer, inputs, outputs, weight, bias });
+                let (shape, weight) = self.tensor(&tensor)?;
+                let outputs = match shape[..] {
+                    [outputs, i, 3, 3] if i == inputs && outputs > 0 && outputs.is_multiple_of(CHANNELS) => outputs,
+                    _ => {
+                        let problem = format!(
+                            "has shape {shape:?}, [outputs, {inputs}, 3, 3] is wanted, with outputs a multiple of {CHANNELS}"
+                        );
+                        return Err(self.fault(&tensor, problem));
+                    }
+                };
+                let tensor = format!("{prefix}.bias");
+                let (shape, bias) = self.tensor(&tensor)?;
+                if shape != [outputs] {
+                    return Err(self.fault(&tensor, format!("has shape {shape:?}, [{outputs}] is wanted")));
+                }
+                layers.push(Layer { block, convolution: index });
+                convolutions.push(Convolution { inputs, outputs, weight, bias });
             }
         }
         match convolutions.first_mut() {
             Some(first) => {
                 let mean = self.naming.rewrite_for_rgb(&mut first.weight);
-                Ok(Vgg { convolutions, mean })
+                Ok(Vgg { layers, convolutions, mean })
             }
             None => Err(self.fault("conv1_1.weight", "is missing, and so is features.0.weight".to_owned())),
         }
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    /// Shape and values of a tensor.
+    fn tensor(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         if !self.names.iter().any(|n| n == name) {
             return Err(self.fault(name, "is missing".to_owned()));
         }
         let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32);
         let tensor = read().map_err(|error| self.fault(name, format!("cannot be read: {error}")))?;
-        if tensor.dims() != shape {
-            return Err(self.fault(name, format!("has shape {:?}, {shape:?} is wanted", tensor.dims())));
-        }
         let values = tensor.flatten_all()?.to_vec1::<f32>()?;
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.fault(name, format!("value {at} is {}, not a finite number", values[at]))),
-            None => Ok(values),
+            None => Ok((tensor.dims().to_vec(), values)),
         }
     }
 

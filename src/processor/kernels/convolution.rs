@@ -2,14 +2,29 @@
 
 //! 3x3 convolution with padding 1, by whichever algorithm is the best for the kind of kernels.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::{
-    Engine, Lanes, Shape,
+    Shape,
     filters::{Direction, HalfFilters},
     winograd::{self, Epilogue},
 };
 #[cfg(target_arch = "x86_64")]
-use super::{Kind, amx};
-use crate::vgg::Convolution;
+use crate::processor::Kind;
+use crate::processor::{Engine, Lanes};
+
+/// One 3x3 convolution with padding 1, stride 1 and a ReLU after it.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    /// Channels of its input.
+    pub inputs: usize,
+    /// Channels of its output.
+    pub outputs: usize,
+    /// Weights, `[outputs][inputs][3][3]`.
+    pub weight: Vec<f32>,
+    /// Biases, `[outputs]`.
+    pub bias: Vec<f32>,
+}
 
 /// The filters of a convolution in one direction, packed for a kind of kernels.
 pub enum Filters {

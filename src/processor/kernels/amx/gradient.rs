@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The gradient at feature maps that are looked at or pooled; see [`loss`](crate::kernels::loss) for what it is.
+//! The gradient at feature maps that are looked at or pooled; see [`loss`](crate::processor::kernels::loss) for what it is.
 
 use std::ops::Range;
 
@@ -9,12 +9,14 @@ use super::{
     lines::{narrow, widen},
     tiles::{FETCHED, Product, SIDE, STEP, Steps, Tiles},
 };
-use crate::kernels::{
-    ContentTarget, Engine, Incoming, Lanes, Parts, Shape,
+use crate::processor::{
+    Engine, Lanes, Parts, Vector,
     avx512::Avx512,
-    gram::sum,
-    loss::{jobs_at, unpool},
-    vector::Vector,
+    kernels::{
+        ContentTarget, Incoming, Shape,
+        gram::sum,
+        loss::{jobs_at, unpool},
+    },
 };
 
 /// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is torn. With

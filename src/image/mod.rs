@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Images as the optimization sees them.
+//! Images as the optimization sees them, and the packed video frames that they come from and go to.
 
-use super::resizer::{Filter, Resizer};
+mod frame;
+mod resize;
+
 use crate::{Error, Result};
+
+pub use frame::{Frame, PackedFormat};
+pub(crate) use resize::{Filter, Resizer};
 
 /// An image in three planes: red, then green, then blue, each `height` rows of `width` values.
 ///

@@ -6,7 +6,7 @@
 use std::{arch::x86_64::*, ops::Range};
 
 use super::layout::Layout;
-use crate::kernels::{Lanes, Parts, Shape, avx512::Avx512, vector::Vector};
+use crate::processor::{Lanes, Parts, Vector, avx512::Avx512, kernels::Shape};
 
 /// Two numbers, rounded to bfloat16, in one lane.
 pub fn pair(first: f32, second: f32) -> f32 {

@@ -77,7 +77,7 @@ pub trait Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels;
+    use crate::processor::available;
 
     /// The lanes to sum and where the sum goes.
     struct Sum<'a>(&'a Lanes, &'a mut f32);
@@ -93,7 +93,7 @@ mod tests {
     fn a_sum_has_every_lane_once() {
         // Powers of two: each lane leaves a bit of its own.
         let lanes = Lanes(std::array::from_fn(|lane| (1 << lane) as f32));
-        for kind in kernels::available() {
+        for kind in available() {
             let mut sum = 0.0;
             kind.run(Sum(&lanes, &mut sum));
             assert_eq!(sum, f32::from(u16::MAX), "{kind:?}");

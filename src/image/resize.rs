@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// What lies between pixels.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Filter {
+pub(crate) enum Filter {
     /// The mean of the area that goes into each pixel.
     Shrink,
     /// Cubic interpolation (Catmull and Rom 1974).
@@ -17,7 +17,7 @@ pub(super) enum Filter {
 
 /// Resizes planes, with memory to be used again.
 #[derive(Default)]
-pub(super) struct Resizer(fir::Resizer);
+pub(crate) struct Resizer(fir::Resizer);
 
 impl Resizer {
     /// Fills a plane with a range of rows, whole or not, of another. Each comes with its width. What lies around the
@@ -30,7 +30,7 @@ impl Resizer {
     /// # Panics
     ///
     /// If a width is 0.
-    pub(super) fn resize(
+    pub(crate) fn resize(
         &mut self,
         (from, from_width): (&[f32], usize),
         rows: Range<f64>,

@@ -7,13 +7,8 @@ use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::{
-    Engine, Kind, Shape,
-    matrix::Product,
-    threads::Parts,
-    vector::{LANES, Lanes, Task, Vector, numbers},
-};
-use crate::{objective::Precision, vgg::Convolution};
+use super::{Convolution, Shape};
+use crate::processor::{Engine, Kind, LANES, Lanes, Parts, Precision, Task, Vector, matrix::Product, vector::numbers};
 
 const PLANES: usize = 3;
 const TAPS: usize = 9;
