@@ -9,7 +9,7 @@ use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Layer, Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossWeights, Network, Objective},
+    objective::{FusedObjective, LossLayers, LossWeights, Objective},
     processor::{
         self, Engine, Kind, LANES, Lanes,
         kernels::{
@@ -171,12 +171,12 @@ fn amx_peak(bencher: Bencher, threads: usize) {
 
 #[divan::bench(args = kinds())]
 fn iteration(bencher: Bencher, kind: Kind) {
-    let network = Network {
+    let layers = LossLayers {
         content_layers: parse_layers("relu3_3").unwrap(),
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
         pooling: Pooling::Max,
     };
-    let mut objective = FusedObjective::new(VGG.clone(), network, Processor::new(kind, 0).unwrap()).unwrap();
+    let mut objective = FusedObjective::new(VGG.clone(), layers, Processor::new(kind, 0).unwrap()).unwrap();
     let grams = objective.grams(&image(3)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();

@@ -100,7 +100,7 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     let settings = Settings::default();
     let weights = LossWeights { content: settings.content_weight, style: settings.style_weight };
     let processor = Processor::with_precision(threads, precision)?;
-    let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.network(), Device::Cpu, &processor)?;
+    let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.loss_layers(), Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;

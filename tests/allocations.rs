@@ -14,7 +14,7 @@ use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossWeights, Network, Objective},
+    objective::{FusedObjective, LossLayers, LossWeights, Objective},
     processor,
 };
 
@@ -42,7 +42,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn iterations_allocate_nothing() {
     let vgg = Arc::new(Vgg::built_in().unwrap());
-    let network = Network {
+    let layers = LossLayers {
         content_layers: parse_layers("relu3_3").unwrap(),
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
         pooling: Pooling::Max,
@@ -51,8 +51,7 @@ fn iterations_allocate_nothing() {
     let mut gradient = image.clone();
     let weights = LossWeights { content: 1.0, style: 10.0 };
     for kind in processor::available() {
-        let mut objective =
-            FusedObjective::new(vgg.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
+        let mut objective = FusedObjective::new(vgg.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let grams = objective.grams(&content).unwrap();
         objective.set_style(&grams).unwrap();
         objective.set_content(&content).unwrap();

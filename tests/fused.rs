@@ -9,7 +9,7 @@ use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossWeights, Losses, Network, Objective, ReferenceObjective},
+    objective::{FusedObjective, LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
     processor::{self, Precision},
 };
 
@@ -31,8 +31,8 @@ fn picture((width, height): (usize, usize), seed: u32) -> Image {
     Image::from_planes(width, height, values.collect()).unwrap()
 }
 
-fn network(content: &str, style: &str, pooling: Pooling) -> Network {
-    Network { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
+fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
+    LossLayers { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
 }
 
 fn evaluate(objective: &mut dyn Objective, size: (usize, usize)) -> (Losses, Image) {
@@ -56,17 +56,17 @@ fn cosine(a: &Image, b: &Image) -> f64 {
     product(a, b) / (product(a, a) * product(b, b)).sqrt()
 }
 
-fn check(size: (usize, usize), network: &Network) {
-    let mut reference = ReferenceObjective::new(VGG.clone(), network.clone(), &Device::Cpu, DType::F32).unwrap();
+fn check(size: (usize, usize), layers: &LossLayers) {
+    let mut reference = ReferenceObjective::new(VGG.clone(), layers.clone(), &Device::Cpu, DType::F32).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in processor::available() {
-        let mut fused = FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, 2).unwrap()).unwrap();
+        let mut fused = FusedObjective::new(VGG.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let (losses, gradient) = evaluate(&mut fused, size);
         let (error, cosine) = (distance(&gradient, &expected_gradient), cosine(&gradient, &expected_gradient));
         let off = |value: f64, expected: f64| (value - expected).abs() / expected.max(1e-12);
         let (content, style) = (off(losses.content, expected.content), off(losses.style, expected.style));
         let found = format!(
-            "{size:?} {kind:?} {network:?}: off by {error:.1e} in the gradient (cosine {cosine:.5}), {content:.1e} in the \
+            "{size:?} {kind:?} {layers:?}: off by {error:.1e} in the gradient (cosine {cosine:.5}), {content:.1e} in the \
              content loss, {style:.1e} in the style loss"
         );
         println!("{found}");
@@ -82,7 +82,7 @@ fn check(size: (usize, usize), network: &Network) {
 fn equals_the_reference_at_many_sizes() {
     for (n, size) in [(16, 16), (17, 31), (33, 18), (50, 47), (23, 64), (130, 70), (8, 100)].into_iter().enumerate() {
         let pooling = if n % 2 == 0 { Pooling::Max } else { Pooling::Average };
-        check(size, &network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", pooling));
+        check(size, &layers("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", pooling));
     }
 }
 
@@ -99,18 +99,18 @@ fn equals_the_reference_with_many_layers() {
         ("relu2_2", "relu2_2, relu3_1, relu3_2, relu3_3"),
     ] {
         for pooling in [Pooling::Max, Pooling::Average] {
-            check((45, 38), &network(content, style, pooling));
+            check((45, 38), &layers(content, style, pooling));
         }
     }
 }
 
 #[test]
 fn does_not_depend_on_the_number_of_threads() {
-    let network = network("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
+    let layers = layers("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
     for kind in processor::available() {
         let results = [1, 2, 3].map(|threads| {
             let mut fused =
-                FusedObjective::new(VGG.clone(), network.clone(), Processor::new(kind, threads).unwrap()).unwrap();
+                FusedObjective::new(VGG.clone(), layers.clone(), Processor::new(kind, threads).unwrap()).unwrap();
             evaluate(&mut fused, (131, 75))
         });
         assert!(results[0] == results[1] && results[0] == results[2], "{kind:?}");
@@ -120,7 +120,7 @@ fn does_not_depend_on_the_number_of_threads() {
 #[test]
 fn no_layers_no_gradient() {
     let mut fused =
-        FusedObjective::new(VGG.clone(), network("", "", Pooling::Max), Processor::detect(1).unwrap()).unwrap();
+        FusedObjective::new(VGG.clone(), layers("", "", Pooling::Max), Processor::detect(1).unwrap()).unwrap();
     let (losses, gradient) = evaluate(&mut fused, (20, 20));
     assert_eq!(losses, Losses::default());
     assert!(gradient.data().iter().all(|value| *value == 0.0));
@@ -128,8 +128,8 @@ fn no_layers_no_gradient() {
 
 #[test]
 fn content_may_change_its_size() {
-    let network = network("relu3_3", "relu1_2, relu4_3", Pooling::Max);
-    let mut fused = FusedObjective::new(VGG.clone(), network.clone(), Processor::detect(2).unwrap()).unwrap();
+    let layers = layers("relu3_3", "relu1_2, relu4_3", Pooling::Max);
+    let mut fused = FusedObjective::new(VGG.clone(), layers.clone(), Processor::detect(2).unwrap()).unwrap();
     let first = evaluate(&mut fused, (40, 40));
     evaluate(&mut fused, (64, 24));
     assert_eq!(evaluate(&mut fused, (40, 40)), first);

@@ -8,23 +8,23 @@ use candle_core::{DType, Device};
 use gstneuralstyle::{
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{LossWeights, Losses, Network, Objective, ReferenceObjective},
+    objective::{LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
 };
 
 const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0 };
 
-fn network(content: &str, style: &str, pooling: Pooling) -> Network {
+fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
     let layers = |list| parse_layers(list).unwrap();
-    Network { content_layers: layers(content), style_layers: layers(style), pooling }
+    LossLayers { content_layers: layers(content), style_layers: layers(style), pooling }
 }
 
-fn default_network(pooling: Pooling) -> Network {
-    network("relu3_3", "relu1_2,relu2_2,relu3_3,relu4_3", pooling)
+fn default_network(pooling: Pooling) -> LossLayers {
+    layers("relu3_3", "relu1_2,relu2_2,relu3_3,relu4_3", pooling)
 }
 
-fn objective(network: Network) -> ReferenceObjective {
+fn objective(layers: LossLayers) -> ReferenceObjective {
     let weights = Arc::new(Vgg::built_in().unwrap());
-    ReferenceObjective::new(weights, network, &Device::Cpu, DType::F64).unwrap()
+    ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64).unwrap()
 }
 
 /// A picture of smooth waves and some noise.
@@ -44,8 +44,8 @@ fn picture(width: usize, height: usize, seed: u32) -> Image {
 }
 
 /// An objective with a content and a style, the image to evaluate it at, and the gradient there.
-fn problem(network: Network, width: usize, height: usize) -> (ReferenceObjective, Image, Image, Losses) {
-    let mut objective = objective(network);
+fn problem(layers: LossLayers, width: usize, height: usize) -> (ReferenceObjective, Image, Image, Losses) {
+    let mut objective = objective(layers);
     let grams = objective.grams(&picture(40, 33, 7)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&picture(width, height, 1)).unwrap();
@@ -55,10 +55,10 @@ fn problem(network: Network, width: usize, height: usize) -> (ReferenceObjective
     (objective, image, gradient, losses)
 }
 
-fn check_gradient(network: Network, width: usize, height: usize) {
+fn check_gradient(layers: LossLayers, width: usize, height: usize) {
     // Small enough that hardly a ReLU or maximum changes sides, exact in binary.
     const STEP: f32 = 1.0 / 256.0;
-    let (mut objective, image, gradient, _) = problem(network, width, height);
+    let (mut objective, image, gradient, _) = problem(layers, width, height);
     let mut loss_at = |at: usize, step: f32| {
         let mut moved = image.clone();
         moved.data_mut()[at] += step;
@@ -98,14 +98,14 @@ fn gradient_with_average_pooling_on_odd_sizes() {
 
 #[test]
 fn gradient_with_other_layers() {
-    check_gradient(network("relu1_1,relu4_2", "relu2_1", Pooling::Max), 21, 16);
-    check_gradient(network("relu2_2", "", Pooling::Max), 16, 21);
-    check_gradient(network("", "relu1_1,relu3_1", Pooling::Max), 18, 18);
+    check_gradient(layers("relu1_1,relu4_2", "relu2_1", Pooling::Max), 21, 16);
+    check_gradient(layers("relu2_2", "", Pooling::Max), 16, 21);
+    check_gradient(layers("", "relu1_1,relu3_1", Pooling::Max), 18, 18);
 }
 
 #[test]
 fn losses_follow_their_definition() {
-    let (mut objective, image, ..) = problem(network("", "relu2_2", Pooling::Max), 20, 18);
+    let (mut objective, image, ..) = problem(layers("", "relu2_2", Pooling::Max), 20, 18);
     let style = objective.grams(&picture(40, 33, 7)).unwrap();
     let own = objective.grams(&image).unwrap();
     let distance: f64 = style[0].values.iter().zip(&own[0].values).map(|(s, x)| f64::from(x - s).powi(2)).sum();
@@ -115,7 +115,7 @@ fn losses_follow_their_definition() {
     assert_eq!(losses.content, 0.0);
 
     // At the content itself nothing is to be gained, one step beside it there is.
-    let (mut objective, content, ..) = problem(network("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
+    let (mut objective, content, ..) = problem(layers("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
     objective.set_content(&content).unwrap();
     let mut gradient = Image::filled(20, 18, f32::NAN);
     assert_eq!(objective.evaluate(&content, WEIGHTS, &mut gradient).unwrap().content, 0.0);

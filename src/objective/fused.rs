@@ -5,7 +5,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
+use super::{Gram, LossLayers, LossWeights, Losses, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     image::Image,
@@ -19,7 +19,7 @@ use crate::{
 /// The objective by the fastest kernels that the processor has. See [`Objective`].
 pub struct FusedObjective {
     weights: Arc<Vgg>,
-    network: Network,
+    layers: LossLayers,
     engine: Engine,
     first: Option<FirstConvolution>,
     steps: Vec<Step>,
@@ -81,10 +81,10 @@ impl FusedObjective {
     /// # Errors
     ///
     /// If the weights lack a layer of the network.
-    pub fn new(weights: Arc<Vgg>, network: Network, processor: Processor) -> Result<Self> {
-        network.check(&weights)?;
+    pub fn new(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
+        layers.check(&weights)?;
         let mut engine = Engine::new(processor);
-        let convolutions: Vec<_> = weights.up_to(network.deepest()).collect();
+        let convolutions: Vec<_> = weights.up_to(layers.deepest()).collect();
         let first = convolutions.first().map(|(_, first)| FirstConvolution::new(&engine, first, weights.mean()));
         let mut pack = |(_, convolution): &(Layer, &Convolution)| {
             [Direction::Forward, Direction::Backward].map(|direction| Filters::new(&mut engine, convolution, direction))
@@ -96,13 +96,13 @@ impl FusedObjective {
             if let Some(before) = steps.last_mut() {
                 before.kept |= pooled;
             }
-            let kept = network.content_layers.contains(&layer) || network.style_layers.contains(&layer);
+            let kept = layers.content_layers.contains(&layer) || layers.style_layers.contains(&layer);
             steps.push(Step { layer, channels: convolution.outputs, pooled, kept });
         }
         let none = || steps.iter().map(|_| None).collect();
         let (style, content) = (none(), none());
         let (workspace, content_size, squares) = (Workspace::default(), None, Vec::new());
-        Ok(Self { weights, network, engine, first, steps, filters, workspace, style, content, content_size, squares })
+        Ok(Self { weights, layers, engine, first, steps, filters, workspace, style, content, content_size, squares })
     }
 
     /// Makes the workspace one for images of `size`.
@@ -112,7 +112,7 @@ impl FusedObjective {
         }
         // The old one goes before the new one comes.
         self.workspace = Workspace::default();
-        self.workspace = Workspace::new(size, self.engine.kind(), &self.steps, &self.network);
+        self.workspace = Workspace::new(size, self.engine.kind(), &self.steps, &self.layers);
     }
 
     /// Takes `image` through the first `end` steps.
@@ -131,7 +131,7 @@ impl FusedObjective {
             };
             if step.pooled {
                 let (features, pooled) = read_and_write(memory, &places[before].output, input);
-                kernels::pool(engine, shapes[before], self.network.pooling, features, pooled);
+                kernels::pool(engine, shapes[before], self.layers.pooling, features, pooled);
             }
             let epilogue = Epilogue::Relu { bias: &weights.convolutions()[n].bias, positive };
             let [filters, _] = &filters[before];
@@ -173,7 +173,7 @@ impl FusedObjective {
                     Some(next) => {
                         let (incoming, features) = read_and_write(memory, &places[n + 1].gradient, output);
                         match next.pooled {
-                            true => (Incoming::Pooled(self.network.pooling, incoming), features),
+                            true => (Incoming::Pooled(self.layers.pooling, incoming), features),
                             false => (Incoming::Direct(incoming), features),
                         }
                     }
@@ -212,7 +212,7 @@ impl Step {
 }
 
 impl Workspace {
-    fn new(size: (usize, usize), kind: Kind, steps: &[Step], network: &Network) -> Self {
+    fn new(size: (usize, usize), kind: Kind, steps: &[Step], layers: &LossLayers) -> Self {
         let shape = |step: &Step| {
             let poolings = step.layer.poolings();
             Shape { channels: step.channels, height: size.1 >> poolings, width: size.0 >> poolings }
@@ -220,7 +220,7 @@ impl Workspace {
         let shapes: Vec<Shape> = steps.iter().map(shape).collect();
         let each = || steps.iter().zip(&shapes);
         let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { kind.masks(*shape) }]).collect();
-        let has_style = |step: &Step| network.style_layers.contains(&step.layer);
+        let has_style = |step: &Step| layers.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
         let (places, len) = places(kind, steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
@@ -278,8 +278,8 @@ impl Objective for FusedObjective {
     }
 
     fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
-        self.network.check_size("style", picture.size())?;
-        self.forward(picture, self.end(|n| self.network.style_layers.contains(&self.steps[n].layer)));
+        self.layers.check_size("style", picture.size())?;
+        self.forward(picture, self.end(|n| self.layers.style_layers.contains(&self.steps[n].layer)));
         let Self { engine, steps, workspace, .. } = self;
         let mut result = Vec::new();
         for ((step, places), gram) in steps.iter().zip(&workspace.places).zip(&mut workspace.grams) {
@@ -295,12 +295,12 @@ impl Objective for FusedObjective {
     fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
         let mut targets: Vec<Option<Target>> = self.steps.iter().map(|_| None).collect();
         for gram in grams {
-            let wanted = |step: &Step| step.layer == gram.layer && self.network.style_layers.contains(&step.layer);
+            let wanted = |step: &Step| step.layer == gram.layer && self.layers.style_layers.contains(&step.layer);
             let Some(n) = self.steps.iter().position(wanted) else {
                 return Err(Error::LayerNotInWeights {
                     setting: "style-layers",
                     layer: gram.layer.to_string(),
-                    available: network::join(&self.network.style_layers),
+                    available: network::join(&self.layers.style_layers),
                 });
             };
             let (blocks, _) = gram.values.as_chunks::<LANES>();
@@ -317,12 +317,12 @@ impl Objective for FusedObjective {
     }
 
     fn set_content(&mut self, content: &Image) -> Result<()> {
-        self.network.check_size("frame", content.size())?;
+        self.layers.check_size("frame", content.size())?;
         self.content_size = Some(content.size());
-        self.forward(content, self.end(|n| self.network.content_layers.contains(&self.steps[n].layer)));
+        self.forward(content, self.end(|n| self.layers.content_layers.contains(&self.steps[n].layer)));
         let Self { engine, steps, workspace, squares, .. } = self;
         for (n, target) in self.content.iter_mut().enumerate() {
-            if self.network.content_layers.contains(&steps[n].layer) {
+            if self.layers.content_layers.contains(&steps[n].layer) {
                 let features = &workspace.memory[workspace.places[n].output.clone()];
                 let squared_norm = kernels::squared_norm(engine, workspace.shapes[n], features, squares);
                 let target = target.get_or_insert_with(|| Target { values: Vec::new(), squared_norm });
@@ -340,7 +340,7 @@ impl Objective for FusedObjective {
             let (expected, actual) = (3 * size.0 * size.1, image.data().len());
             return Err(Error::ImageSize { width: size.0, height: size.1, expected, actual });
         }
-        self.network.check_size("frame", size)?;
+        self.layers.check_size("frame", size)?;
         let end = self.end(|n| self.content[n].is_some() || self.style[n].is_some());
         if end == 0 {
             gradient.data_mut().fill(0.0);

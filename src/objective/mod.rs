@@ -29,7 +29,7 @@ const SMALLEST_NORM: f64 = 1e-20;
 
 /// Which feature maps are compared, and how they come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
+pub struct LossLayers {
     /// Layers at which the image shall have the feature maps of the content.
     pub content_layers: Vec<Layer>,
     /// Layers at which the image shall have the Gram matrices of the style.
@@ -38,7 +38,7 @@ pub struct Network {
     pub pooling: Pooling,
 }
 
-impl Network {
+impl LossLayers {
     /// The deepest layer that either loss looks at; `None` if there is no layer at all.
     pub fn deepest(&self) -> Option<Layer> {
         self.content_layers.iter().chain(&self.style_layers).max().copied()
@@ -146,10 +146,15 @@ pub trait Objective: Send {
 /// # Errors
 ///
 /// If the weights lack a layer of the network, or the device cannot be used.
-pub fn open(weights: Arc<Vgg>, network: Network, device: Device, processor: &Processor) -> Result<Box<dyn Objective>> {
+pub fn open(
+    weights: Arc<Vgg>,
+    layers: LossLayers,
+    device: Device,
+    processor: &Processor,
+) -> Result<Box<dyn Objective>> {
     Ok(match device {
-        Device::Cpu => Box::new(FusedObjective::new(weights, network, processor.clone())?),
-        device => Box::new(ReferenceObjective::new(weights, network, &device.open()?, DType::F32)?),
+        Device::Cpu => Box::new(FusedObjective::new(weights, layers, processor.clone())?),
+        device => Box::new(ReferenceObjective::new(weights, layers, &device.open()?, DType::F32)?),
     })
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
-use super::{Gram, LossWeights, Losses, Network, Objective, SMALLEST_NORM};
+use super::{Gram, LossLayers, LossWeights, Losses, Objective, SMALLEST_NORM};
 use crate::{
     Error, Result,
     image::Image,
@@ -21,7 +21,7 @@ use crate::{
 /// The objective by tensor operations. See [`Objective`].
 pub struct ReferenceObjective {
     weights: Arc<Vgg>,
-    network: Network,
+    layers: LossLayers,
     stages: Vec<Stage>,
     mean: Tensor,
     device: Device,
@@ -55,20 +55,20 @@ impl ReferenceObjective {
     /// # Errors
     ///
     /// If the weights lack a layer of the network, or if the device has no memory for them.
-    pub fn new(weights: Arc<Vgg>, network: Network, device: &Device, dtype: DType) -> Result<Self> {
-        network.check(&weights)?;
+    pub fn new(weights: Arc<Vgg>, layers: LossLayers, device: &Device, dtype: DType) -> Result<Self> {
+        layers.check(&weights)?;
         let mut stages = Vec::new();
         let mut poolings = 0;
-        for (layer, convolution) in weights.up_to(network.deepest()) {
+        for (layer, convolution) in weights.up_to(layers.deepest()) {
             if layer.poolings() > poolings {
-                stages.push(Stage::Pooling(network.pooling));
+                stages.push(Stage::Pooling(layers.pooling));
                 poolings += 1;
             }
             stages.push(Stage::convolution(layer, convolution, device, dtype)?);
         }
         let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
         let (style, content) = (Vec::new(), Vec::new());
-        Ok(Self { weights, network, stages, mean, device: device.clone(), dtype, style, content })
+        Ok(Self { weights, layers, stages, mean, device: device.clone(), dtype, style, content })
     }
 
     /// The input of the first stage and then the output of each, up to the last of `layers`.
@@ -122,8 +122,8 @@ impl ReferenceObjective {
 
 impl Objective for ReferenceObjective {
     fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
-        self.network.check_size("style", picture.size())?;
-        let features = self.features(picture, &self.network.style_layers)?;
+        self.layers.check_size("style", picture.size())?;
+        let features = self.features(picture, &self.layers.style_layers)?;
         let gram = |(layer, features): (Layer, Tensor)| -> Result<Gram> {
             let values = gram(&features)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             Ok(Gram { layer, values })
@@ -142,12 +142,12 @@ impl Objective for ReferenceObjective {
     }
 
     fn set_content(&mut self, content: &Image) -> Result<()> {
-        self.network.check_size("frame", content.size())?;
+        self.layers.check_size("frame", content.size())?;
         let target = |(layer, value): (Layer, Tensor)| -> Result<Target> {
             let squared_norm = squared_norm(&value)?.max(SMALLEST_NORM);
             Ok(Target { layer, value, squared_norm })
         };
-        let features = self.features(content, &self.network.content_layers)?;
+        let features = self.features(content, &self.layers.content_layers)?;
         self.content = features.into_iter().map(target).collect::<Result<_>>()?;
         Ok(())
     }

@@ -9,7 +9,7 @@
 use std::iter;
 
 use super::{Adam, Schedule, Stylizer, style_target::StyleTarget};
-use crate::{Result, image::Image, objective::Network};
+use crate::{Result, image::Image, objective::LossLayers};
 
 /// The long side of the smallest image, at least, in pixels.
 const COARSEST: usize = 64;
@@ -20,7 +20,7 @@ impl Stylizer {
     /// last one crosses into it.
     pub(super) fn paint_coarsely(&mut self, content: &Image) -> Result<Option<Image>> {
         let Some(style) = &self.style else { return Ok(None) };
-        let sizes = smaller_sizes(content.size(), &self.settings.network(), style);
+        let sizes = smaller_sizes(content.size(), &self.settings.loss_layers(), style);
         let residual = self.paint_at(&sizes, content);
         // Also after an error: what comes next has another size.
         if let Some(style) = &self.style {
@@ -56,14 +56,14 @@ fn repaint(residual: &Image, content: &Image) -> Result<Image> {
 }
 
 /// The sizes below this one, each half of the one before, at which the network sees something of content and style.
-fn smaller_sizes(size: (usize, usize), network: &Network, style: &StyleTarget) -> Vec<(usize, usize)> {
+fn smaller_sizes(size: (usize, usize), layers: &LossLayers, style: &StyleTarget) -> Vec<(usize, usize)> {
     let halves = iter::successors(Some(size), |(width, height)| Some((width / 2, height / 2))).skip(1);
     let is_enough = |size: &(usize, usize)| {
         let long_side = size.0.max(size.1);
         long_side >= COARSEST
             && size.0.min(size.1) > 0
-            && network.check_size("frame", *size).is_ok()
-            && network.check_size("style", style.size_for(long_side)).is_ok()
+            && layers.check_size("frame", *size).is_ok()
+            && layers.check_size("style", style.size_for(long_side)).is_ok()
     };
     halves.take_while(is_enough).collect()
 }
@@ -79,7 +79,7 @@ mod tests {
     fn sizes_are_halved_while_something_is_left_to_see() {
         let sizes = |size, style: (usize, usize)| {
             let style = StyleTarget::new(Arc::new(Image::filled(style.0, style.1, 0.0)));
-            smaller_sizes(size, &Settings::default().network(), &style)
+            smaller_sizes(size, &Settings::default().loss_layers(), &style)
         };
         assert_eq!(sizes((320, 181), (640, 480)), [(160, 90), (80, 45)]);
         assert_eq!(sizes((90, 128), (640, 480)), [(45, 64)]);

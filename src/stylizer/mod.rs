@@ -34,7 +34,7 @@ use crate::{
     image::{Frame, Image, fit},
     motion::{MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Device, Losses, Network, Objective, TemporalTarget, temporal, total_variation},
+    objective::{self, Device, LossLayers, Losses, Objective, TemporalTarget, temporal, total_variation},
     processor::Processor,
 };
 use budget::Costs;
@@ -128,7 +128,7 @@ impl Stylizer {
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
     pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let objective = objective::open(weights.clone(), settings.network(), device, &processor)?;
+        let objective = objective::open(weights.clone(), settings.loss_layers(), device, &processor)?;
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
             warper: Warper::new(processor.clone()),
@@ -164,11 +164,11 @@ impl Stylizer {
         self.check(&settings)?;
         if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
             let long_side = long_side(frame_size, settings.working_size);
-            settings.network().check_size("style", style.size_for(long_side))?;
+            settings.loss_layers().check_size("style", style.size_for(long_side))?;
         }
-        let network = settings.network();
-        if network != self.settings.network() {
-            let mut objective = objective::open(self.weights.clone(), network, self.device, &self.processor)?;
+        let layers = settings.loss_layers();
+        if layers != self.settings.loss_layers() {
+            let mut objective = objective::open(self.weights.clone(), layers, self.device, &self.processor)?;
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {
@@ -189,10 +189,10 @@ impl Stylizer {
     /// As for [`set_settings`](Self::set_settings), apart from the style.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         settings.check()?;
-        let network = settings.network();
-        network.check(&self.weights)?;
+        let layers = settings.loss_layers();
+        layers.check(&self.weights)?;
         self.frame_size
-            .map_or(Ok(()), |frame_size| network.check_size("frame", working_size(frame_size, settings.working_size)))
+            .map_or(Ok(()), |frame_size| layers.check_size("frame", working_size(frame_size, settings.working_size)))
     }
 
     /// Paints in the manner of another picture from the next frame on. What was painted so far is where it starts.
@@ -220,7 +220,7 @@ impl Stylizer {
     /// The least working size at which the deepest layer of these settings has something left of the style and of
     /// frames of this size; 0 if there is no layer.
     pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
-        let shortest_side = settings.network().deepest().map_or(0, Layer::shortest_side);
+        let shortest_side = settings.loss_layers().deepest().map_or(0, Layer::shortest_side);
         let pictures = self.style.iter().map(|style| style.picture().size());
         let sizes = pictures.chain([frame_size]);
         let least =
@@ -252,7 +252,7 @@ impl Stylizer {
     /// As for [`stylize`](Self::stylize).
     pub fn prepare(&mut self, frame_size: (usize, usize)) -> Result<()> {
         let size = working_size(frame_size, self.settings.working_size);
-        self.settings.network().check_size("frame", size)?;
+        self.settings.loss_layers().check_size("frame", size)?;
         if self.frame_size.replace(frame_size) != Some(frame_size) {
             self.history = None;
             // At another size everything takes another time.
@@ -291,13 +291,13 @@ impl Stylizer {
     /// As for [`check`](Self::check).
     pub fn preparation(&self, settings: &Settings) -> Result<Option<Preparation>> {
         self.check(settings)?;
-        let network = settings.network();
+        let layers = settings.loss_layers();
         Ok(self.frame_size.map(|frame_size| Preparation {
             weights: self.weights.clone(),
             device: self.device,
             processor: self.processor.clone(),
-            is_new_network: network != self.settings.network(),
-            network,
+            has_new_layers: layers != self.settings.loss_layers(),
+            layers,
             working_size: settings.working_size,
             long_side: long_side(frame_size, settings.working_size),
             picture: self.style.as_ref().map(|style| style.picture().clone()),
@@ -312,20 +312,20 @@ impl Stylizer {
     ///
     /// [`Error::TooSmall`] if the deepest layer has nothing left of the frame, or if the device runs out of memory.
     pub fn install(&mut self, prepared: Prepared) -> Result<bool> {
-        let Prepared { network, objective, working_size, mut style } = prepared;
+        let Prepared { layers, objective, working_size, mut style } = prepared;
         let fits = self.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
-        let is_new_network = network != self.settings.network();
-        if !fits || is_new_network && objective.is_none() {
+        let has_new_layers = layers != self.settings.loss_layers();
+        if !fits || has_new_layers && objective.is_none() {
             return Ok(false);
         }
-        let Network { content_layers, style_layers, pooling } = network;
+        let LossLayers { content_layers, style_layers, pooling } = layers;
         let settings = Settings { content_layers, style_layers, pooling, working_size, ..self.settings.clone() };
         self.check(&settings)?;
         match objective {
             Some(objective) => self.objective = objective,
             None => style.install(self.objective.as_mut())?,
         }
-        if let Some(last) = self.style.as_ref().filter(|_| !is_new_network) {
+        if let Some(last) = self.style.as_ref().filter(|_| !has_new_layers) {
             style.follow(last);
         }
         self.costs = Costs::default();

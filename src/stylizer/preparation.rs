@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     image::Image,
     network::Vgg,
-    objective::{self, Device, LossWeights, Network, Objective},
+    objective::{self, Device, LossLayers, LossWeights, Objective},
     processor::Processor,
 };
 
@@ -20,9 +20,9 @@ pub struct Preparation {
     pub(super) weights: Arc<Vgg>,
     pub(super) device: Device,
     pub(super) processor: Processor,
-    pub(super) network: Network,
+    pub(super) layers: LossLayers,
     /// Whether the stylizer has another network, whose objective cannot be used.
-    pub(super) is_new_network: bool,
+    pub(super) has_new_layers: bool,
     /// The setting of this name.
     pub(super) working_size: u32,
     /// The long side of the images that are to be optimized.
@@ -33,7 +33,7 @@ pub struct Preparation {
 
 /// What came of a [`Preparation`]. See [`Stylizer::install`](super::Stylizer::install).
 pub struct Prepared {
-    pub(super) network: Network,
+    pub(super) layers: LossLayers,
     /// That of a new network.
     pub(super) objective: Option<Box<dyn Objective>>,
     pub(super) working_size: u32,
@@ -50,15 +50,15 @@ impl Preparation {
     pub fn run(self, picture: Option<Image>) -> Result<Prepared> {
         let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
         // What is only used here shall not take turns with the frames.
-        let processor = if self.is_new_network { self.processor } else { self.processor.with_threads(1)? };
-        let mut objective = objective::open(self.weights, self.network.clone(), self.device, &processor)?;
-        if self.is_new_network {
+        let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
+        let mut objective = objective::open(self.weights, self.layers.clone(), self.device, &processor)?;
+        if self.has_new_layers {
             warm_up(objective.as_mut())?;
         }
         let mut style = StyleTarget::new(picture);
         style.prepare(objective.as_mut(), self.long_side)?;
-        let objective = self.is_new_network.then_some(objective);
-        Ok(Prepared { network: self.network, objective, working_size: self.working_size, style })
+        let objective = self.has_new_layers.then_some(objective);
+        Ok(Prepared { layers: self.layers, objective, working_size: self.working_size, style })
     }
 }
 

@@ -6,7 +6,7 @@ use super::{DebugView, WarmStart};
 use crate::{
     Error, Result,
     network::{Layer, Pooling, parse_layers},
-    objective::{LossWeights, Network},
+    objective::{LossLayers, LossWeights},
 };
 
 /// How frames are stylized. Each field is the element's property of the same name.
@@ -84,8 +84,8 @@ impl Settings {
     }
 
     /// Which feature maps these settings compare.
-    pub fn network(&self) -> Network {
-        Network {
+    pub fn loss_layers(&self) -> LossLayers {
+        LossLayers {
             content_layers: self.content_layers.clone(),
             style_layers: self.style_layers.clone(),
             pooling: self.pooling,
@@ -94,7 +94,7 @@ impl Settings {
 
     /// These settings with the layers, pooling and working size of others, which take long to change.
     pub fn with_preparation_of(self, other: &Self) -> Self {
-        let Network { content_layers, style_layers, pooling } = other.network();
+        let LossLayers { content_layers, style_layers, pooling } = other.loss_layers();
         Self { content_layers, style_layers, pooling, working_size: other.working_size, ..self }
     }
 
@@ -110,7 +110,7 @@ impl Settings {
 
     /// How far they are from minimizing the same as others: 0 is the same, 1 something else.
     pub(super) fn distance(&self, other: &Self) -> f32 {
-        if self.network() != other.network() {
+        if self.loss_layers() != other.loss_layers() {
             return 1.0;
         }
         let weights = |settings: &Self| {
