@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
 fn main() {
-    gst_plugin_version_helper::info()
+    #[cfg(feature = "plugin")]
+    gst_plugin_version_helper::info();
 }

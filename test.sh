@@ -31,6 +31,17 @@ check_dependencies() {
     fi
 }
 
+check_without_gstreamer() {
+    local crates
+    crates=$(cargo tree --locked --no-default-features --edges normal,build,dev --prefix none)
+    if grep -E '^(gst-plugin-version-helper|gstreamer|glib|gobject|gio)' <<<"$crates"; then
+        echo "These crates are there without default features" >&2
+        return 1
+    fi
+    cargo clippy --locked --no-default-features --all-targets -- -D warnings
+    cargo test --locked --no-default-features
+}
+
 build_plugin() {
     cargo build --locked --lib --examples
 }
@@ -81,6 +92,9 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 step "Dependencies"
 check_dependencies
+
+step "The library without GStreamer"
+check_without_gstreamer
 
 step "Properties of the element, against $inspected"
 build_plugin

@@ -6,9 +6,6 @@
 //! Each prints one line of JSON. How good the frames are is for others to judge: they are written as PNG files. So are
 //! the flows, in the format of the Middlebury benchmark (Baker et al. 2011).
 
-#[path = "stylize/properties.rs"]
-mod properties;
-
 use std::{
     error::Error,
     path::{Path, PathBuf},
@@ -20,7 +17,8 @@ use clap::{Parser, Subcommand};
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
-    NeuralStyle, Processor,
+    Processor,
+    element::{self, NeuralStyle},
     image::{Frame, Image, PackedFormat},
     motion::{Motion, MotionEstimator},
     network::Vgg,
@@ -131,7 +129,7 @@ fn stylize_clip(clip: &Path, style: String, out: &Path, assignments: &[String]) 
     gst::init()?;
     gstneuralstyle::plugin_register_static()?;
     let element = gst::ElementFactory::make("neuralstyle").property("style", style).build()?;
-    properties::set(&element, assignments)?;
+    element::set_properties(&element, assignments)?;
     let element = element.downcast::<NeuralStyle>().map_err(|_| "another plugin provides neuralstyle")?;
     let mut stylizer = element.stylizer()?;
     std::fs::create_dir_all(out)?;

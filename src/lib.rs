@@ -2,8 +2,9 @@
 
 //! Paints live and recorded video in the manner of any picture, by optimization and without training.
 //!
-//! This is the GStreamer plugin `neuralstyle` with its one element of the same name, and a library for Rust programs
-//! that want the same without GStreamer: [`stylizer::Stylizer`] takes frames and gives them back painted.
+//! This is the GStreamer plugin `neuralstyle` with its one element of the same name, and a library for Rust programs:
+//! [`stylizer::Stylizer`] takes frames and gives them back painted. The element is behind the feature `plugin`, which is
+//! on by default: without default features the library builds without GStreamer.
 //!
 //! For each frame it minimizes, over the pixels x of the generated image,
 //!
@@ -18,7 +19,8 @@
 //! are now and trusted where that is known; F are feature maps of VGG16 and G their Gram matrices. Each frame
 //! starts from the painted one before it, so that a few steps are enough.
 
-mod element;
+#[cfg(feature = "plugin")]
+pub mod element;
 mod error;
 pub mod image;
 pub mod motion;
@@ -28,24 +30,7 @@ pub mod processor;
 pub mod style;
 pub mod stylizer;
 
-use gst::glib;
-
-pub use element::{DebugView, NeuralStyle, Pooling, Precision, WarmStart};
+#[cfg(feature = "plugin")]
+pub use element::plugin_register_static;
 pub use error::{Error, Result};
 pub use processor::Processor;
-
-fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    element::register(plugin)
-}
-
-gst::plugin_define!(
-    neuralstyle,
-    env!("CARGO_PKG_DESCRIPTION"),
-    plugin_init,
-    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
-    "MPL-2.0",
-    env!("CARGO_PKG_NAME"),
-    env!("CARGO_PKG_NAME"),
-    env!("CARGO_PKG_NAME"),
-    env!("BUILD_REL_DATE")
-);

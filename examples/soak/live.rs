@@ -15,10 +15,10 @@ use std::{
 
 use clap::Args;
 use gst::{glib, prelude::*};
-use gstneuralstyle::style;
+use gstneuralstyle::{element, style};
 use serde_json::json;
 
-use crate::{PATIENCE, Result, properties, rss_mb};
+use crate::{PATIENCE, Result, rss_mb};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     let pipeline = gst::parse::launch(&line)?.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
     let by_name = |name: &str| pipeline.by_name(name).ok_or_else(|| format!("there is no element {name}"));
     let painter = by_name("painter")?;
-    properties::set(&painter, &arguments.properties)?;
+    element::set_properties(&painter, &arguments.properties)?;
     let seen = watch(&painter, &by_name("sent")?)?;
 
     let frames = arguments.clip.as_deref().map(|clip| decode(clip, &caps)).transpose()?;

@@ -5,8 +5,6 @@
 
 mod chaos;
 mod live;
-#[path = "../stylize/properties.rs"]
-mod properties;
 
 use std::{error::Error, fs, time::Duration};
 

@@ -5,7 +5,6 @@
 mod output;
 mod pipeline;
 mod progress;
-mod properties;
 
 use std::{
     error::Error,
@@ -16,6 +15,7 @@ use std::{
 };
 
 use clap::Parser;
+use gstneuralstyle::element;
 use output::{Format, Part};
 use pipeline::{Interrupted, Pipeline};
 
@@ -69,7 +69,7 @@ fn stylize(args: &Args) -> Result<()> {
     }
     let format = Format::of(&args.output)?;
     let pipeline = Pipeline::new(&input, format)?;
-    properties::set(pipeline.element(), &args.properties)?;
+    element::set_properties(pipeline.element(), &args.properties)?;
     let part = Part::beside(&args.output)?;
     let frames = match pipeline.run(&part, &STOP) {
         Ok(frames) => frames,

@@ -2,9 +2,6 @@
 
 //! Paints a camera in real time, in a window or as another camera, and takes keys to change how.
 
-#[path = "../stylize/properties.rs"]
-mod properties;
-
 use std::{
     error::Error,
     io, iter,
@@ -18,7 +15,7 @@ use std::{
 use clap::{Parser, value_parser};
 use gst::{glib, prelude::*};
 use gst_video::NavigationEvent;
-use gstneuralstyle::style;
+use gstneuralstyle::{element, style};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -75,7 +72,7 @@ fn run(args: Args) -> Result<()> {
     let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
     let by_name = |name: &str| pipeline.by_name(name).ok_or_else(|| format!("there is no element {name}"));
     let painter = by_name("painter")?;
-    properties::set(&painter, &args.properties)?;
+    element::set_properties(&painter, &args.properties)?;
     let mut studio = Studio::new(painter, by_name("text")?, args.styles);
 
     let (sender, keys) = mpsc::channel();

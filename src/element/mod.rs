@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The GStreamer element. It translates between GStreamer and the stylizer, and does nothing else.
+//! The GStreamer plugin with its one element, which translates between GStreamer and the stylizer and does nothing else.
 
+mod assignments;
 mod imp;
 mod pace;
 mod painter;
 mod properties;
 
 use gst::{glib, prelude::*, subclass::prelude::*};
+
+pub use assignments::{AssignmentError, set_properties};
 
 use crate::{Result, network, processor, stylizer};
 
@@ -144,7 +147,7 @@ impl From<DebugView> for stylizer::DebugView {
     }
 }
 
-pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     #[cfg(feature = "doc")]
     {
         Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
@@ -154,3 +157,15 @@ pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     }
     gst::Element::register(Some(plugin), "neuralstyle", gst::Rank::NONE, NeuralStyle::static_type())
 }
+
+gst::plugin_define!(
+    neuralstyle,
+    env!("CARGO_PKG_DESCRIPTION"),
+    register,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MPL-2.0",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("BUILD_REL_DATE")
+);
