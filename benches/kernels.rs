@@ -181,6 +181,6 @@ fn iteration(bencher: Bencher, kind: Kind) {
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();
     let (image, mut gradient) = (image(1), image(1));
-    let weights = LossWeights { content: 1.0, style: 10.0 };
-    bencher.bench_local(|| objective.evaluate(&image, weights, &mut gradient).unwrap());
+    let weights = LossWeights { content: 1.0, style: 10.0, ..LossWeights::default() };
+    bencher.bench_local(|| objective.evaluate(&image, &weights, &mut gradient).unwrap());
 }

@@ -22,9 +22,9 @@ use gstneuralstyle::{
     image::{Frame, Image, PackedFormat},
     motion::{Motion, MotionEstimator},
     network::Vgg,
-    objective::{self, Device, LossWeights},
+    objective::{self, Device, StepLength},
     processor::Precision,
-    stylizer::{Adam, Settings, smooth},
+    stylizer::Settings,
 };
 use image::RgbImage;
 use serde_json::json;
@@ -43,7 +43,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Time one iteration: losses, gradient, its smoothing and a step of Adam.
+    /// Time one iteration: all losses, their gradient, its smoothing and a step of Adam.
     Bench {
         /// Size of the image.
         #[arg(long, value_parser = parse_size, default_value = "256x256")]
@@ -96,31 +96,29 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     const WARM_UP: usize = 3;
     const MEASURED: usize = 20;
     let settings = Settings::default();
-    let weights = LossWeights { content: settings.content_weight, style: settings.style_weight };
+    let weights = settings.loss_weights();
+    let length = StepLength { base: settings.learning_rate as f32, fresh: 0.0 };
     let processor = Processor::with_precision(threads, precision)?;
     let mut objective = objective::open(Arc::new(Vgg::built_in()?), settings.loss_layers(), Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;
 
-    let mut image = noise(width, height, 3)?;
-    let mut gradient = Image::filled(width, height, 0.0);
-    let mut smoothing_rows = gradient.clone();
-    let mut adam = Adam::new(width * height);
+    let (kernel, threads) = (objective.kernel(), objective.threads());
+    let mut optimization = objective.optimize(noise(width, height, 3)?.into())?;
     let mut times = Vec::with_capacity(WARM_UP + MEASURED);
     for _ in 0..WARM_UP + MEASURED {
         let started = Instant::now();
-        objective.evaluate(&image, weights, &mut gradient)?;
-        smooth(&mut gradient, &mut smoothing_rows);
-        adam.step(image.data_mut(), gradient.data(), |_| settings.learning_rate as f32);
+        optimization.step(length, &weights)?;
+        optimization.losses()?;
         times.push(started.elapsed());
     }
     Ok(json!({
         "size": format!("{width}x{height}"),
         "ms_per_iteration": percentile(&mut times[WARM_UP..], 0.5),
         "precision": processor.precision().name(),
-        "kernel": objective.kernel(),
-        "threads": objective.threads(),
+        "kernel": kernel,
+        "threads": threads,
         "peak_rss_mb": peak_rss_mb(),
     }))
 }

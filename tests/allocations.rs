@@ -14,7 +14,7 @@ use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossLayers, LossWeights, Objective},
+    objective::{FusedObjective, LossLayers, LossWeights, Objective, Start, StepLength},
     processor,
 };
 
@@ -48,19 +48,23 @@ fn iterations_allocate_nothing() {
         pooling: Pooling::Max,
     };
     let (content, image) = (Image::filled(70, 50, 90.0), Image::filled(70, 50, 120.0));
-    let mut gradient = image.clone();
-    let weights = LossWeights { content: 1.0, style: 10.0 };
+    let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 30.0 };
+    let length = StepLength { base: 1.0, fresh: 2.0 };
     for kind in processor::available() {
         let mut objective = FusedObjective::new(vgg.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
         let grams = objective.grams(&content).unwrap();
         objective.set_style(&grams).unwrap();
         objective.set_content(&content).unwrap();
-        objective.evaluate(&image, weights, &mut gradient).unwrap();
-
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         objective.set_content(&content).unwrap();
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{kind:?}");
+
+        let start = Start { trust: Some(vec![0.5; 70 * 50]), ..image.clone().into() };
+        let mut optimization = objective.optimize(start).unwrap();
+        optimization.step(length, &weights).unwrap();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
         for _ in 0..3 {
-            objective.evaluate(&image, weights, &mut gradient).unwrap();
+            optimization.step(length, &weights).unwrap();
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{kind:?}");
     }

@@ -15,7 +15,7 @@ use gstneuralstyle::{
 
 static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
 
-const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0 };
+const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.0, temporal: 0.0 };
 
 /// Smooth waves of colour with noise on them.
 fn picture((width, height): (usize, usize), seed: u32) -> Image {
@@ -40,7 +40,7 @@ fn evaluate(objective: &mut dyn Objective, size: (usize, usize)) -> (Losses, Ima
     objective.set_style(&grams).unwrap();
     objective.set_content(&picture(size, 2)).unwrap();
     let mut gradient = Image::filled(size.0, size.1, f32::NAN);
-    let losses = objective.evaluate(&picture(size, 3), WEIGHTS, &mut gradient).unwrap();
+    let losses = objective.evaluate(&picture(size, 3), &WEIGHTS, &mut gradient).unwrap();
     (losses, gradient)
 }
 
@@ -57,7 +57,9 @@ fn cosine(a: &Image, b: &Image) -> f64 {
 }
 
 fn check(size: (usize, usize), layers: &LossLayers) {
-    let mut reference = ReferenceObjective::new(VGG.clone(), layers.clone(), &Device::Cpu, DType::F32).unwrap();
+    let mut reference =
+        ReferenceObjective::new(VGG.clone(), layers.clone(), &Device::Cpu, DType::F32, Processor::detect(1).unwrap())
+            .unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in processor::available() {
         let mut fused = FusedObjective::new(VGG.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
@@ -134,5 +136,5 @@ fn content_may_change_its_size() {
     evaluate(&mut fused, (64, 24));
     assert_eq!(evaluate(&mut fused, (40, 40)), first);
     let mut gradient = Image::filled(64, 24, 0.0);
-    assert!(fused.evaluate(&picture((64, 24), 1), WEIGHTS, &mut gradient).is_err());
+    assert!(fused.evaluate(&picture((64, 24), 1), &WEIGHTS, &mut gradient).is_err());
 }

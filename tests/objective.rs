@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use gstneuralstyle::{
+    Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
     objective::{LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
 };
 
-const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0 };
+const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.0, temporal: 0.0 };
 
 fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
     let layers = |list| parse_layers(list).unwrap();
@@ -24,7 +25,7 @@ fn default_network(pooling: Pooling) -> LossLayers {
 
 fn objective(layers: LossLayers) -> ReferenceObjective {
     let weights = Arc::new(Vgg::built_in().unwrap());
-    ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64).unwrap()
+    ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64, Processor::detect(1).unwrap()).unwrap()
 }
 
 /// A picture of smooth waves and some noise.
@@ -51,7 +52,7 @@ fn problem(layers: LossLayers, width: usize, height: usize) -> (ReferenceObjecti
     objective.set_content(&picture(width, height, 1)).unwrap();
     let image = picture(width, height, 2);
     let mut gradient = Image::filled(width, height, f32::NAN);
-    let losses = objective.evaluate(&image, WEIGHTS, &mut gradient).unwrap();
+    let losses = objective.evaluate(&image, &WEIGHTS, &mut gradient).unwrap();
     (objective, image, gradient, losses)
 }
 
@@ -62,7 +63,7 @@ fn check_gradient(layers: LossLayers, width: usize, height: usize) {
     let mut loss_at = |at: usize, step: f32| {
         let mut moved = image.clone();
         moved.data_mut()[at] += step;
-        let losses = objective.evaluate(&moved, WEIGHTS, &mut Image::filled(width, height, 0.0)).unwrap();
+        let losses = objective.evaluate(&moved, &WEIGHTS, &mut Image::filled(width, height, 0.0)).unwrap();
         WEIGHTS.content * losses.content + WEIGHTS.style * losses.style
     };
     let largest = gradient.data().iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
@@ -109,7 +110,7 @@ fn losses_follow_their_definition() {
     let style = objective.grams(&picture(40, 33, 7)).unwrap();
     let own = objective.grams(&image).unwrap();
     let distance: f64 = style[0].values.iter().zip(&own[0].values).map(|(s, x)| f64::from(x - s).powi(2)).sum();
-    let losses = objective.evaluate(&image, WEIGHTS, &mut Image::filled(20, 18, 0.0)).unwrap();
+    let losses = objective.evaluate(&image, &WEIGHTS, &mut Image::filled(20, 18, 0.0)).unwrap();
     let expected = distance / style[0].squared_norm();
     assert!((losses.style - expected).abs() < 1e-4 * expected, "{} {expected}", losses.style);
     assert_eq!(losses.content, 0.0);
@@ -118,10 +119,10 @@ fn losses_follow_their_definition() {
     let (mut objective, content, ..) = problem(layers("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
     objective.set_content(&content).unwrap();
     let mut gradient = Image::filled(20, 18, f32::NAN);
-    assert_eq!(objective.evaluate(&content, WEIGHTS, &mut gradient).unwrap().content, 0.0);
+    assert_eq!(objective.evaluate(&content, &WEIGHTS, &mut gradient).unwrap().content, 0.0);
     assert_eq!(gradient, Image::filled(20, 18, 0.0));
     objective.set_content(&image).unwrap();
-    assert!(objective.evaluate(&picture(20, 18, 5), WEIGHTS, &mut gradient).unwrap().content > 0.01);
+    assert!(objective.evaluate(&picture(20, 18, 5), &WEIGHTS, &mut gradient).unwrap().content > 0.01);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use gstneuralstyle::{
+    Processor,
     image::Image,
     network::{Layer, Pooling, Vgg, parse_layers},
     objective::{LossLayers, Objective, ReferenceObjective},
@@ -107,7 +108,8 @@ fn vgg19_has_its_fourth_convolutions() {
         style_layers: parse_layers("relu3_4,relu5_4").unwrap(),
         pooling: Pooling::Max,
     };
-    let mut objective = ReferenceObjective::new(vgg, layers, &Device::Cpu, DType::F32).unwrap();
+    let mut objective =
+        ReferenceObjective::new(vgg, layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap()).unwrap();
     let grams = objective.grams(&Image::filled(32, 32, 50.0)).unwrap();
     assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [256 * 256, 512 * 512]);
 }
@@ -141,7 +143,9 @@ fn channel_counts_come_from_the_file() {
     assert_eq!(channels, [Some(96), Some(32), Some(64)]);
     assert_eq!(vgg.channels("relu2_2".parse().unwrap()), None);
     let layers = LossLayers { content_layers: vec![], style_layers: vgg.layers().to_vec(), pooling: Pooling::Max };
-    let mut objective = ReferenceObjective::new(Arc::new(vgg), layers, &Device::Cpu, DType::F32).unwrap();
+    let mut objective =
+        ReferenceObjective::new(Arc::new(vgg), layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap())
+            .unwrap();
     let grams = objective.grams(&Image::filled(16, 16, 50.0)).unwrap();
     assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [96 * 96, 32 * 32, 64 * 64]);
 }

@@ -5,7 +5,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Gram, LossLayers, LossWeights, Losses, Objective, SMALLEST_NORM};
+use super::{
+    Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start,
+    cpu_optimization::CpuOptimization,
+};
 use crate::{
     Error, Result,
     image::Image,
@@ -141,7 +144,7 @@ impl FusedObjective {
     }
 
     /// Takes the gradients of the losses at the first `end` steps back to the image.
-    fn backward(&mut self, end: usize, weights: LossWeights, gradient: &mut Image) -> Losses {
+    fn backward(&mut self, end: usize, weights: &LossWeights, gradient: &mut Image) -> Losses {
         let Self { engine, first, steps, filters, workspace, squares, .. } = self;
         let Workspace { shapes, places, memory, positive, grams, .. } = workspace;
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
@@ -333,7 +336,7 @@ impl Objective for FusedObjective {
         Ok(())
     }
 
-    fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses> {
+    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses> {
         let (width, height) = gradient.size();
         let size = self.content_size.unwrap_or((width, height));
         if image.size() != (width, height) || size != (width, height) {
@@ -348,5 +351,10 @@ impl Objective for FusedObjective {
         }
         self.forward(image, end);
         Ok(self.backward(end, weights, gradient))
+    }
+
+    fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
+        let processor = self.engine.processor().clone();
+        Ok(Box::new(CpuOptimization::new(self, &processor, start)?))
     }
 }

@@ -3,12 +3,16 @@
 //! What the optimization minimizes: how far an image is from the content and from the style, and in which direction
 //! it gets nearer.
 
+mod adam;
+mod cpu_optimization;
+mod device;
 mod fused;
 mod reference;
+mod smoothing;
 mod temporal;
 mod total_variation;
 
-use std::{str::FromStr, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::DType;
 
@@ -19,10 +23,11 @@ use crate::{
     processor::Processor,
 };
 
+pub(crate) use adam::Memory;
+pub use adam::{Adam, StepLength};
+pub use device::Device;
 pub use fused::FusedObjective;
 pub use reference::ReferenceObjective;
-pub use temporal::{TemporalTarget, temporal};
-pub use total_variation::total_variation;
 
 /// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
 const SMALLEST_NORM: f64 = 1e-20;
@@ -90,21 +95,78 @@ impl Gram {
 }
 
 /// How much each loss counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LossWeights {
     /// Of the content loss.
     pub content: f64,
     /// Of the style loss.
     pub style: f64,
+    /// Of the total variation.
+    pub total_variation: f64,
+    /// Of the temporal loss.
+    pub temporal: f64,
 }
 
-/// The losses at an image, not yet weighted. Both are ratios and have no unit.
+/// The losses at an image, not yet weighted.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Losses {
-    /// `|F(x) - F(c)|^2 / |F(c)|^2`, the mean over the content layers.
+    /// `|F(x) - F(c)|^2 / |F(c)|^2`, the mean over the content layers. It has no unit.
     pub content: f64,
-    /// `|G(x) - G(s)|^2 / |G(s)|^2`, the mean over the style layers.
+    /// `|G(x) - G(s)|^2 / |G(s)|^2`, the mean over the style layers. It has no unit.
     pub style: f64,
+    /// The mean, over all pixels and planes, of `sqrt(dx^2 + dy^2 + 16) - 4` as a share of 255 levels, where dx and dy
+    /// are the differences, in levels, to the right and lower neighbour (Rudin, Osher and Fatemi 1992).
+    pub total_variation: f64,
+    /// The mean, over all pixels and planes, of `trust * (image - warped)^2`, with colours from 0 to 1, where warped is
+    /// the image of the [`Start`] (Ruder, Dosovitskiy and Brox 2016).
+    pub temporal: f64,
+}
+
+impl Losses {
+    /// The weighted sum, which is what the optimization minimizes.
+    pub fn weighted(&self, weights: &LossWeights) -> f64 {
+        weights.content * self.content
+            + weights.style * self.style
+            + weights.total_variation * self.total_variation
+            + weights.temporal * self.temporal
+    }
+}
+
+/// Where the optimization of an image starts.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The image, of the content's size.
+    pub image: Image,
+    /// What the optimizer knows from earlier steps, moved along with the image.
+    pub optimizer: Adam,
+    /// For each pixel, how far the temporal loss holds it to what it is at the start: 1 fully, 0 not at all. `None` is
+    /// no temporal loss.
+    pub trust: Option<Vec<f32>>,
+}
+
+impl From<Image> for Start {
+    /// Nothing is painted yet on this image.
+    fn from(image: Image) -> Self {
+        let optimizer = Adam::new(image.width() * image.height());
+        Self { image, optimizer, trust: None }
+    }
+}
+
+impl Start {
+    /// Checks that all parts are for as many pixels as the image has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] if one is not.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (width, height) = self.image.size();
+        let counts = [Some(self.optimizer.freshness.len()), self.trust.as_ref().map(Vec::len)];
+        match counts.into_iter().flatten().find(|count| *count != width * height) {
+            Some(actual) => Err(Error::ImageSize { width, height, expected: width * height, actual }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The perceptual losses of Gatys, Ecker and Bethge (2015), "A Neural Algorithm of Artistic Style", each divided by
@@ -137,8 +199,33 @@ pub trait Objective: Send {
     /// How many threads compute it.
     fn threads(&self) -> usize;
 
-    /// The losses at `image`, which has the size of the content. Their weighted sum's gradient goes to `gradient`.
-    fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses>;
+    /// The content and the style loss at `image`, which has the size of the content. The gradient of their weighted sum
+    /// goes to `gradient`.
+    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses>;
+
+    /// Begins to optimize an image, which has the size of the content: puts it, with all that belongs to it, where the
+    /// steps are computed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ImageSize`] if the parts of `start` differ in size, or if the device runs out of memory.
+    fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>>;
+}
+
+/// The optimization of an image. Image, gradient and optimizer state stay on the objective's device from the
+/// [start](Objective::optimize) until [`finish`](Self::finish).
+pub trait Optimization {
+    /// Takes a step of Adam against the smoothed gradient of all losses.
+    ///
+    /// A device may still be at work when this returns; [`losses`](Self::losses) and [`finish`](Self::finish) wait for
+    /// it.
+    fn step(&mut self, length: StepLength, weights: &LossWeights) -> Result<()>;
+
+    /// The losses before the last step, 0 if there was none.
+    fn losses(&mut self) -> Result<Losses>;
+
+    /// The image and the state of the optimizer after the last step.
+    fn finish(self: Box<Self>) -> Result<(Image, Adam)>;
 }
 
 /// The fastest objective there is on this device. One on the processor shares its threads.
@@ -154,55 +241,6 @@ pub fn open(
 ) -> Result<Box<dyn Objective>> {
     Ok(match device {
         Device::Cpu => Box::new(FusedObjective::new(weights, layers, processor.clone())?),
-        device => Box::new(ReferenceObjective::new(weights, layers, &device.open()?, DType::F32)?),
+        device => Box::new(ReferenceObjective::new(weights, layers, &device.open()?, DType::F32, processor.clone())?),
     })
-}
-
-/// Where the objective is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Device {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// The NVIDIA GPU of this number; needs the crate's `cuda` feature.
-    Cuda(usize),
-    /// The Apple GPU of this number; needs the crate's `metal` feature.
-    Metal(usize),
-}
-
-impl Device {
-    /// The device in candle.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Device`] if this build or this machine does not have it.
-    pub fn open(self) -> Result<candle_core::Device> {
-        let (kind, number, is_built, device) = match self {
-            Self::Cpu => return Ok(candle_core::Device::Cpu),
-            Self::Cuda(number) => ("cuda", number, cfg!(feature = "cuda"), candle_core::Device::new_cuda(number)),
-            Self::Metal(number) => ("metal", number, cfg!(feature = "metal"), candle_core::Device::new_metal(number)),
-        };
-        device.map_err(|error| Error::Device {
-            name: format!("{kind}:{number}"),
-            problem: if is_built { error.to_string() } else { format!("it takes a build with --features {kind}") },
-        })
-    }
-}
-
-impl FromStr for Device {
-    type Err = Error;
-
-    /// `cpu`, or `cuda` or `metal` with an optional number, as in `cuda:1`.
-    fn from_str(name: &str) -> Result<Self> {
-        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-        match (kind, number.parse()) {
-            ("cpu", _) if name == "cpu" => Ok(Self::Cpu),
-            ("cuda", Ok(number)) => Ok(Self::Cuda(number)),
-            ("metal", Ok(number)) => Ok(Self::Metal(number)),
-            _ => Err(Error::Device {
-                name: name.to_owned(),
-                problem: "devices are cpu, cuda, cuda:<number>, metal and metal:<number>".to_owned(),
-            }),
-        }
-    }
 }

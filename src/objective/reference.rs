@@ -11,11 +11,15 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
-use super::{Gram, LossLayers, LossWeights, Losses, Objective, SMALLEST_NORM};
+use super::{
+    Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start,
+    cpu_optimization::CpuOptimization,
+};
 use crate::{
     Error, Result,
     image::Image,
     network::{Convolution, Layer, Pooling, Vgg},
+    processor::Processor,
 };
 
 /// The objective by tensor operations. See [`Objective`].
@@ -26,6 +30,7 @@ pub struct ReferenceObjective {
     mean: Tensor,
     device: Device,
     dtype: DType,
+    processor: Processor,
     style: Vec<Target>,
     content: Vec<Target>,
 }
@@ -50,12 +55,19 @@ struct Target {
 }
 
 impl ReferenceObjective {
-    /// The objective with these weights, computed in numbers of `dtype`: `F32`, or `F64` to check gradients with.
+    /// The objective with these weights, computed in numbers of `dtype`: `F32`, or `F64` to check gradients with. The
+    /// processor computes the rest of an [optimization](Objective::optimize).
     ///
     /// # Errors
     ///
     /// If the weights lack a layer of the network, or if the device has no memory for them.
-    pub fn new(weights: Arc<Vgg>, layers: LossLayers, device: &Device, dtype: DType) -> Result<Self> {
+    pub fn new(
+        weights: Arc<Vgg>,
+        layers: LossLayers,
+        device: &Device,
+        dtype: DType,
+        processor: Processor,
+    ) -> Result<Self> {
         layers.check(&weights)?;
         let mut stages = Vec::new();
         let mut poolings = 0;
@@ -68,7 +80,7 @@ impl ReferenceObjective {
         }
         let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
         let (style, content) = (Vec::new(), Vec::new());
-        Ok(Self { weights, layers, stages, mean, device: device.clone(), dtype, style, content })
+        Ok(Self { weights, layers, stages, mean, device: device.clone(), dtype, processor, style, content })
     }
 
     /// The input of the first stage and then the output of each, up to the last of `layers`.
@@ -95,7 +107,7 @@ impl ReferenceObjective {
         &self,
         layer: Layer,
         features: &Tensor,
-        weights: LossWeights,
+        weights: &LossWeights,
         losses: &mut Losses,
     ) -> Result<Option<Tensor>> {
         let mut gradient = None;
@@ -160,7 +172,7 @@ impl Objective for ReferenceObjective {
         candle_core::utils::get_num_threads()
     }
 
-    fn evaluate(&mut self, image: &Image, weights: LossWeights, gradient: &mut Image) -> Result<Losses> {
+    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses> {
         let (width, height) = gradient.size();
         if image.size() != (width, height) {
             let (expected, actual) = (image.data().len(), gradient.data().len());
@@ -187,6 +199,11 @@ impl Objective for ReferenceObjective {
             None => gradient.data_mut().fill(0.0),
         }
         Ok(losses)
+    }
+
+    fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
+        let processor = self.processor.clone();
+        Ok(Box::new(CpuOptimization::new(self, &processor, start)?))
     }
 }
 

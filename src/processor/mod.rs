@@ -28,7 +28,7 @@ pub use threads::Parts;
 use threads::Pool;
 #[doc(hidden)]
 pub use vector::{LANES, Lanes};
-pub(crate) use vector::{Task, Vector};
+pub(crate) use vector::{Task, Vector, numbers};
 
 /// What the processor computes feature maps in. The image, its gradient and the losses are always float32 or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -240,6 +240,11 @@ impl Engine {
     /// How many threads there are.
     pub fn threads(&self) -> usize {
         self.processor.threads()
+    }
+
+    /// The threads and instructions.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     /// Calls `job` with each number up to `count` and with memory for itself, of `scratch` lanes and undefined

@@ -8,7 +8,7 @@
 
 use std::iter;
 
-use super::{Adam, Schedule, Stylizer, style_target::StyleTarget};
+use super::{Schedule, Stylizer, style_target::StyleTarget};
 use crate::{Result, image::Image, objective::LossLayers};
 
 /// The long side of the smallest image, at least, in pixels.
@@ -34,7 +34,7 @@ impl Stylizer {
         let mut residual: Option<Image> = None;
         for &(width, height) in sizes.iter().rev() {
             let coarse_content = content.resized(width, height)?;
-            let (mut image, schedule) = match residual {
+            let (image, schedule) = match residual {
                 None => (coarse_content.clone(), Schedule::first(&self.settings)),
                 Some(residual) => (repaint(&residual, &coarse_content)?, Schedule::refining(&self.settings)),
             };
@@ -42,9 +42,8 @@ impl Stylizer {
                 style.aim_coarsely(self.objective.as_mut(), width.max(height))?;
             }
             self.objective.set_content(&coarse_content)?;
-            let mut optimizer = Adam::new(width * height);
-            self.optimize(&mut image, &mut optimizer, None, schedule, |_| true)?;
-            residual = Some(image.minus(&coarse_content));
+            let optimized = self.optimize(image.into(), schedule, None)?;
+            residual = Some(optimized.image.minus(&coarse_content));
         }
         Ok(residual)
     }

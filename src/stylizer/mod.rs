@@ -6,11 +6,10 @@ mod budget;
 mod coarse_to_fine;
 mod debug_view;
 mod interruption;
-mod optimizer;
 mod preparation;
 mod scaler;
+mod schedule;
 mod settings;
-mod smoothing;
 mod style_target;
 mod warm_start;
 mod working_size;
@@ -22,10 +21,8 @@ use std::{
 
 pub use debug_view::DebugView;
 pub use interruption::Interruption;
-pub use optimizer::Adam;
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
-pub use smoothing::smooth;
 pub use warm_start::WarmStart;
 pub use working_size::SizeChooser;
 
@@ -34,14 +31,14 @@ use crate::{
     image::{Frame, Image, fit},
     motion::{MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Device, LossLayers, Losses, Objective, TemporalTarget, temporal, total_variation},
+    objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
     processor::Processor,
 };
 use budget::Costs;
-use optimizer::Schedule;
 use scaler::{Placing, Scaler};
+use schedule::Schedule;
 use style_target::StyleTarget;
-use warm_start::{History, Start};
+use warm_start::History;
 
 /// Paints frames in the manner of a style image, each starting from what was painted before.
 ///
@@ -83,12 +80,14 @@ pub struct Stylizer {
     style_updates: u64,
 }
 
-/// What the optimization minimizes, before it is weighted and summed.
-#[derive(Default)]
-struct Terms {
+/// What an optimization came to.
+struct Optimized {
+    image: Image,
+    optimizer: Adam,
+    /// The losses before the last step.
     losses: Losses,
-    total_variation: f64,
-    temporal: f64,
+    /// How many steps were taken.
+    iterations: u32,
 }
 
 /// What was done to a frame.
@@ -102,13 +101,9 @@ pub struct Report {
     pub working_size: usize,
     /// How many steps were taken at the working size.
     pub iterations: u32,
-    /// The losses before the last step. They and the numbers below are 0 if there was none.
+    /// The losses before the last step, 0 if there was none.
     pub losses: Losses,
-    /// The total variation before the last step, as [`total_variation`] defines it.
-    pub total_variation: f64,
-    /// The temporal loss before the last step, as [`temporal`] defines it.
-    pub temporal: f64,
-    /// The weighted sum of all of them, which is what the optimization minimizes.
+    /// Their weighted sum, which is what the optimization minimizes.
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
@@ -397,32 +392,31 @@ impl Stylizer {
         let shown_motion = motion.filter(|_| debug_view.shows_motion()).cloned();
         let is_cut =
             warm_start != WarmStart::None && motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
-        let (start, mut schedule) = match history {
+        let (mut start, mut schedule) = match history {
             Some(history) if !is_cut => {
                 let start = history.start(warm_start, &content, motion, &mut self.warper);
                 (start, Schedule::following(&self.settings))
             }
             _ => (Start::from(content.clone()), Schedule::first(&self.settings)),
         };
-        let Start { mut image, mut optimizer, trust } = start;
         // In a given time there is none for smaller sizes: the frames that follow go on with a rough picture.
         if schedule.is_first()
             && budget.is_none()
             && let Some(painted) = self.paint_coarsely(&content)?
         {
-            (image, schedule) = (painted, Schedule::refining(&self.settings));
+            (start, schedule) = (painted.into(), Schedule::refining(&self.settings));
         }
-        let target = trust.map(|trust| TemporalTarget { warped: image.clone(), trust });
         let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
         let prepared = Instant::now();
-        let (terms, iterations) = if is_painted && budget == Some(Duration::ZERO) {
-            (Terms::default(), 0)
+        let optimized = if is_painted && budget == Some(Duration::ZERO) {
+            let Start { image, optimizer, .. } = start;
+            Optimized { image, optimizer, losses: Losses::default(), iterations: 0 }
         } else {
             self.objective.set_content(&content)?;
             self.costs.content_took(prepared.elapsed());
-            let has_time = |costs: &Costs| budget.is_none_or(|budget| costs.allow_iteration(started.elapsed(), budget));
-            self.optimize(&mut image, &mut optimizer, target.as_ref(), schedule, has_time)?
+            self.optimize(start, schedule, budget.map(|budget| (started, budget)))?
         };
+        let Optimized { image, optimizer, losses, iterations } = optimized;
         let optimized = Instant::now();
         // The detail is the frame's, and the paint comes from the working size.
         let (picture, placing) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
@@ -434,19 +428,13 @@ impl Stylizer {
         self.history = Some(History { content, stylized: image, optimizer });
         self.scenes += u64::from(schedule.is_first());
 
-        let settings = &self.settings;
         let report = Report {
             frame: self.frames,
             scene: self.scenes - 1,
             working_size: size.0.max(size.1),
             iterations,
-            losses: terms.losses,
-            total_variation: terms.total_variation,
-            temporal: terms.temporal,
-            loss: settings.content_weight * terms.losses.content
-                + settings.style_weight * terms.losses.style
-                + settings.tv_weight * terms.total_variation
-                + settings.temporal_weight * terms.temporal,
+            losses,
+            loss: losses.weighted(&self.settings.loss_weights()),
             duration: started.elapsed(),
             other_duration: started.elapsed() - (optimized - prepared),
             iteration_duration: self.costs.one_iteration(),
@@ -456,38 +444,38 @@ impl Stylizer {
         Ok(report)
     }
 
-    /// Takes the steps, after the first only while there is time, and returns the losses before the last one and how
-    /// many steps it took.
-    fn optimize(
-        &mut self,
-        image: &mut Image,
-        optimizer: &mut Adam,
-        target: Option<&TemporalTarget>,
-        schedule: Schedule,
-        has_time: impl Fn(&Costs) -> bool,
-    ) -> Result<(Terms, u32)> {
-        let settings = &self.settings;
-        let mut gradient = Image::filled(image.width(), image.height(), 0.0);
-        let mut smoothing_rows = gradient.clone();
-        let mut last = Terms::default();
-        for iteration in 0..schedule.iterations {
+    /// Takes the steps of the schedule. In a budget, given with the beginning of the frame, those after the first are
+    /// only taken while there is time.
+    fn optimize(&mut self, start: Start, schedule: Schedule, budget: Option<(Instant, Duration)>) -> Result<Optimized> {
+        let weights = self.settings.loss_weights();
+        let mut optimization = self.objective.optimize(start)?;
+        let began = Instant::now();
+        let mut iterations = 0;
+        while iterations < schedule.iterations {
             if self.interruption.is_set() {
                 return Err(Error::Interrupted);
             }
-            if iteration > 0 && !has_time(&self.costs) {
-                return Ok((last, iteration));
+            let step_began = Instant::now();
+            if let Some((frame_began, budget)) = budget
+                && iterations > 0
+                && !self.costs.allow_iteration(frame_began.elapsed(), budget)
+            {
+                break;
             }
-            let started = Instant::now();
-            let losses = self.objective.evaluate(image, settings.loss_weights(), &mut gradient)?;
-            let total_variation = total_variation(image, settings.tv_weight, &mut gradient);
-            let temporal =
-                target.map_or(0.0, |target| temporal(image, target, settings.temporal_weight, &mut gradient));
-            last = Terms { losses, total_variation, temporal };
-            smooth(&mut gradient, &mut smoothing_rows);
-            optimizer.step(image.data_mut(), gradient.data(), schedule.rate(iteration));
-            self.costs.iteration_took(started.elapsed());
+            optimization.step(schedule.step_length(iterations), &weights)?;
+            iterations += 1;
+            if budget.is_some() {
+                // Only a step that is waited for tells how long it takes.
+                optimization.losses()?;
+                self.costs.iteration_took(step_began.elapsed());
+            }
         }
-        Ok((last, schedule.iterations))
+        let losses = optimization.losses()?;
+        if budget.is_none() {
+            self.costs.iteration_took(began.elapsed() / iterations.max(1));
+        }
+        let (image, optimizer) = optimization.finish()?;
+        Ok(Optimized { image, optimizer, losses, iterations })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     image::Image,
     network::Vgg,
-    objective::{self, Device, LossLayers, LossWeights, Objective},
+    objective::{self, Device, LossLayers, LossWeights, Objective, StepLength},
     processor::Processor,
 };
 
@@ -66,17 +66,19 @@ impl Preparation {
 /// [`WARM_UP_SIZE`]. The style must be set anew.
 pub(super) fn warm_up(objective: &mut dyn Objective) -> Result<Duration> {
     let (width, height) = WARM_UP_SIZE;
-    let [blank, mut gradient] = [128.0, 0.0].map(|value| Image::filled(width, height, value));
+    let blank = Image::filled(width, height, 128.0);
     let grams = objective.grams(&blank)?;
     objective.set_style(&grams)?;
     objective.set_content(&blank)?;
-    let mut evaluate = || {
+    let mut optimization = objective.optimize(blank.into())?;
+    let mut step = || {
         let started = Instant::now();
-        objective.evaluate(&blank, LossWeights { content: 1.0, style: 1.0 }, &mut gradient)?;
+        optimization.step(StepLength { base: 1.0, fresh: 0.0 }, &LossWeights::default())?;
+        optimization.losses()?;
         Ok(started.elapsed())
     };
-    evaluate()?;
-    evaluate()
+    step()?;
+    step()
 }
 
 /// Width and height, in pixels, of the image that is evaluated to warm up.

@@ -121,8 +121,14 @@ impl Settings {
         pairs.map(|(a, b)| ((a - b).abs() / a.max(b)) as f32).fold(0.0, f32::max)
     }
 
-    pub(super) fn loss_weights(&self) -> LossWeights {
-        LossWeights { content: self.content_weight, style: self.style_weight }
+    /// How much each loss counts.
+    pub fn loss_weights(&self) -> LossWeights {
+        LossWeights {
+            content: self.content_weight,
+            style: self.style_weight,
+            total_variation: self.tv_weight,
+            temporal: self.temporal_weight,
+        }
     }
 }
 

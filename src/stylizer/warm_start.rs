@@ -2,11 +2,11 @@
 
 //! Where the optimization of a frame begins.
 
-use super::optimizer::{Adam, Memory};
 use crate::{
     Result,
     image::Image,
     motion::{Motion, Warper},
+    objective::{Adam, Memory, Start},
 };
 
 /// Motion from this many pixels on wears paint by this share in a frame.
@@ -31,22 +31,6 @@ pub enum WarmStart {
     /// As `Residual`, with the residual carried along with what moves, as far as the motion can be told.
     #[default]
     Flow,
-}
-
-/// Where the optimization of a frame begins.
-pub(super) struct Start {
-    pub(super) image: Image,
-    pub(super) optimizer: Adam,
-    /// For each pixel how far the image is the last one, moved: 1 fully, 0 not at all; `None` if nobody knows.
-    pub(super) trust: Option<Vec<f32>>,
-}
-
-impl From<Image> for Start {
-    /// Nothing is painted yet on this content.
-    fn from(content: Image) -> Self {
-        let optimizer = Adam::new(content.width() * content.height());
-        Self { image: content, optimizer, trust: None }
-    }
 }
 
 /// What one frame leaves to the next.
