@@ -16,7 +16,6 @@ use gstneuralstyle::{
     stylizer::{Settings, Stylizer},
 };
 
-const FORMAT: PackedFormat = PackedFormat { pixel_stride: 4, offsets: [0, 1, 2] };
 const SIZES: [Size; 3] = [Size(320, 180, 0), Size(1280, 720, 256), Size(1280, 720, 64)];
 
 /// Width and height of the frame, and the working size.
@@ -45,14 +44,15 @@ fn without_iterations(bencher: Bencher, size: Size) {
 }
 
 fn paint(bencher: Bencher, kind: Kind, Size(width, height, working_size): Size, budget: Duration) {
-    let settings = Settings { working_size, ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.working_size = working_size;
     let processor = Processor::new(kind, 0).unwrap();
     let weights = Arc::new(Vgg::built_in().unwrap());
     let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
     stylizer.set_style(style::load("woodcut").unwrap()).unwrap();
     let mut film = [0, width / 160].map(|shift| pixels(width, height, shift)).into_iter().cycle();
     let mut paint = |mut pixels: Vec<u8>| {
-        let mut frame = Frame::new(&mut pixels, (width, height), 4 * width, FORMAT).unwrap();
+        let mut frame = Frame::new(&mut pixels, (width, height), 4 * width, PackedFormat::RGBX).unwrap();
         stylizer.stylize_within(&mut frame, budget).unwrap()
     };
     paint(film.next().unwrap());

@@ -151,8 +151,7 @@ impl NeuralStyle {
         let stride = frame.plane_stride()[0] as usize;
         let info = frame.format_info();
         let offset = |colour: usize| info.poffset()[colour] as usize;
-        let format =
-            PackedFormat { pixel_stride: info.pixel_stride()[0] as usize, offsets: [offset(0), offset(1), offset(2)] };
+        let format = PackedFormat::new(info.pixel_stride()[0] as usize, [offset(0), offset(1), offset(2)])?;
         let time = budget.map(|budget| self.time_left(running_time, budget, most_late));
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;

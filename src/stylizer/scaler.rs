@@ -276,8 +276,6 @@ fn level(value: f32) -> u8 {
 mod tests {
     use super::*;
 
-    const ARGB: PackedFormat = PackedFormat { pixel_stride: 4, offsets: [1, 2, 3] };
-
     fn scaler(threads: usize) -> Scaler {
         Scaler::new(Processor::detect(threads).unwrap())
     }
@@ -292,13 +290,13 @@ mod tests {
         let (size, stride) = ((5, 70), 27);
         let original = noise(size.1, stride);
         let mut bytes = original.clone();
-        let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
+        let mut frame = Frame::new(&mut bytes, size, stride, PackedFormat::ARGB).unwrap();
         let image = frame.image();
         scaler(2).place(&image, Placing::Instead, &mut frame).unwrap();
         assert_eq!(bytes, original);
         for (level, byte) in [(f32::NAN, 0), (300.0, 255), (-3.0, 0), (7.4, 7), (7.6, 8), (254.6, 255)] {
             let mut bytes = original.clone();
-            let mut frame = Frame::new(&mut bytes, size, stride, ARGB).unwrap();
+            let mut frame = Frame::new(&mut bytes, size, stride, PackedFormat::ARGB).unwrap();
             scaler(2).place(&Image::filled(5, 70, level), Placing::Instead, &mut frame).unwrap();
             for (n, (new, old)) in bytes.iter().zip(&original).enumerate() {
                 let column = n % stride;
@@ -318,7 +316,7 @@ mod tests {
             ((300, 3), (200, 2)),
             ((40, 1), (16, 1)),
         ] {
-            for format in [ARGB, PackedFormat::RGB] {
+            for format in [PackedFormat::ARGB, PackedFormat::RGB] {
                 let stride = size.0 * format.pixel_stride + 5;
                 let mut bytes = noise(size.1, stride);
                 let mut frame = Frame::new(&mut bytes, size, stride, format).unwrap();
