@@ -2,13 +2,17 @@
 
 //! What can go wrong, named so that the user knows what to do about it.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 /// The result of every operation of this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the stylizer. Its text names the file, setting, size or value at fault.
+/// An error of a library below, whose type may change with its version.
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// An error of this library. Its text names the file, setting, size or value at fault.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A weights file that cannot be opened or read.
     #[error("cannot read the weights file {}: {source}", path.display())]
@@ -16,7 +20,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 
     /// A weights file that is damaged, truncated, or not in the safetensors format.
@@ -25,7 +29,7 @@ pub enum Error {
         /// The file, or "the built-in weights".
         origin: String,
         /// What the parser said.
-        source: candle_core::Error,
+        source: Source,
     },
 
     /// A tensor of the weights that is missing, has a wrong shape, or holds a value that is no number.
@@ -91,7 +95,7 @@ pub enum Error {
         /// The longest side, in pixels, that a style may have.
         longest: u32,
         /// What the decoder said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Source,
     },
 
     /// A style image without room for anything painted.
@@ -135,7 +139,7 @@ pub enum Error {
         actual: usize,
     },
 
-    /// Pixels that no frame has.
+    /// Pixels of another layout than packed frames have.
     #[error(
         "pixels of {pixel_stride} bytes with red, green and blue at {offsets:?}: there must be 3 or 4 bytes, and a place \
          in them for each"
@@ -147,11 +151,11 @@ pub enum Error {
         offsets: [usize; 3],
     },
 
-    /// A frame was to be stylized before a style was set.
+    /// There is no style yet to paint a frame in.
     #[error("no style is set: call set_style before the first frame")]
     NoStyle,
 
-    /// The painting of a frame was broken off by an `Interruption`.
+    /// An [`Interruption`](crate::stylizer::Interruption) broke off the painting of a frame.
     #[error("painting was interrupted")]
     Interrupted,
 
@@ -175,13 +179,21 @@ pub enum Error {
 
     /// The system has no more threads to give.
     #[error("cannot start a thread: {0}")]
-    Threads(std::io::Error),
+    Threads(#[source] io::Error),
 
-    /// A tensor operation failed; on a GPU most often because its memory is full.
-    #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    /// A tensor operation failed.
+    #[error("a tensor operation failed: {0}")]
+    Tensor(#[source] Source),
 
     /// Resizing failed.
     #[error("cannot resize an image: {0}")]
     Resize(String),
+}
+
+// Hidden, as which version of candle computes the tensors is no part of the interface.
+#[doc(hidden)]
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error.into())
+    }
 }

@@ -71,8 +71,18 @@ fn stylize(film: &[Image], settings: Settings) -> (Vec<Image>, Vec<u64>) {
     (painted, scenes)
 }
 
+/// The default settings with a change.
+fn changed(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings::default();
+    change(&mut settings);
+    settings
+}
+
+/// Settings with a few iterations.
 fn settings(warm_start: WarmStart) -> Settings {
-    Settings { first_iterations: 4, iterations: 1, warm_start, ..Settings::default() }
+    changed(|settings| {
+        (settings.first_iterations, settings.iterations, settings.warm_start) = (4, 1, warm_start);
+    })
 }
 
 #[test]
@@ -111,16 +121,14 @@ fn dissolves_are_no_cuts_and_threshold_1_finds_none() {
     }
     assert_eq!(stylize(&film, settings(WarmStart::Flow)).1, [0; 9]);
     let film = [scene(0.0), scene(2.0)].concat();
-    let never = Settings { scene_threshold: 1.0, ..settings(WarmStart::Flow) };
+    let mut never = settings(WarmStart::Flow);
+    never.scene_threshold = 1.0;
     assert_eq!(stylize(&film, never).1, [0; 8]);
 }
 
 #[test]
 fn a_still_scene_comes_to_rest() {
-    let (painted, _) = stylize(
-        &vec![hills(0.5, 0); 60],
-        Settings { first_iterations: 40, iterations: 3, ..settings(WarmStart::Flow) },
-    );
+    let (painted, _) = stylize(&vec![hills(0.5, 0); 60], changed(|settings| settings.first_iterations = 40));
     let step = |n: usize| {
         let difference = painted[n].data().iter().zip(painted[n - 1].data()).map(|(new, last)| (new - last).abs());
         difference.sum::<f32>() / painted[n].data().len() as f32
@@ -153,7 +161,7 @@ fn an_interruption_leaves_the_frame_as_it_was() {
 #[test]
 fn old_paint_follows_a_new_style_and_new_weights() {
     let frame = hills(0.5, 0);
-    let settings = |style_weight| Settings { style_weight, first_iterations: 40, iterations: 3, ..Settings::default() };
+    let settings = |weight| changed(|settings| (settings.style_weight, settings.first_iterations) = (weight, 40));
     let loss_after = |stylizer: &mut Stylizer, frames: usize| {
         (0..frames).map(|_| paint(stylizer, &frame, None).1.loss).last().unwrap()
     };
@@ -173,7 +181,7 @@ fn old_paint_follows_a_new_style_and_new_weights() {
 #[test]
 fn old_paint_hardly_moves_for_weights_that_hardly_change() {
     let frame = hills(0.5, 0);
-    let settings = |style_weight| Settings { style_weight, first_iterations: 20, iterations: 3, ..Settings::default() };
+    let settings = |weight| changed(|settings| (settings.style_weight, settings.first_iterations) = (weight, 20));
     let moved = |weight| {
         let mut stylizer = stylizer("glass", settings(10.0));
         let last = (0..20).map(|_| paint(&mut stylizer, &frame, None).0).last().unwrap();
@@ -254,14 +262,18 @@ fn a_debug_view_changes_only_what_is_shown() {
     let [mut plain, mut debugged] = [(); 2].map(|()| stylizer("glass", settings(WarmStart::Flow)));
     let views = [DebugView::Painted, DebugView::Flow, DebugView::Mask, DebugView::Residual, DebugView::Painted];
     for (frame, debug_view) in views.into_iter().enumerate() {
-        debugged.set_settings(Settings { debug_view, ..settings(WarmStart::Flow) }).unwrap();
+        let mut settings = settings(WarmStart::Flow);
+        settings.debug_view = debug_view;
+        debugged.set_settings(settings).unwrap();
         let frame = hills(0.5, frame);
         let ((painted, _), (shown, _)) = (paint(&mut plain, &frame, None), paint(&mut debugged, &frame, None));
         assert_eq!(shown.size(), painted.size());
         assert_eq!(shown == painted, debug_view == DebugView::Painted, "{debug_view:?}");
     }
     // It is found for the view alone, too.
-    let mut stylizer = stylizer("glass", Settings { debug_view: DebugView::Mask, ..settings(WarmStart::None) });
+    let mut unused = settings(WarmStart::None);
+    unused.debug_view = DebugView::Mask;
+    let mut stylizer = stylizer("glass", unused);
     let masks = [0, 1].map(|frame| paint(&mut stylizer, &hills(0.5, frame), None).0);
     assert_eq!(masks[0], Image::filled(WIDTH, HEIGHT, 0.0));
     assert!(masks[1].data().iter().filter(|value| **value > 250.0).count() > masks[1].data().len() / 2);
@@ -270,7 +282,7 @@ fn a_debug_view_changes_only_what_is_shown() {
 #[test]
 fn a_first_frame_is_painted_coarse_to_fine() {
     let photo = style::load("woodcut").unwrap().resized(144, 96).unwrap();
-    let settings = Settings { first_iterations: 1, ..Settings::default() };
+    let settings = changed(|settings| settings.first_iterations = 1);
     let [mut free, mut timed] = [(); 2].map(|()| stylizer("nocturne", settings.clone()));
     let (_, coarse_to_fine) = paint(&mut free, &photo, None);
     let (_, fine_only) = paint(&mut timed, &photo, Some(Duration::from_secs(1000)));

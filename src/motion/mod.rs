@@ -31,6 +31,7 @@ const FINEST_ROUNDS: usize = 2;
 
 /// A displacement for each pixel.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Flow {
     /// Width and height in pixels.
     pub width: usize,
@@ -78,6 +79,7 @@ struct Band<'a> {
 
 /// The motion from one frame to the next.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Motion {
     /// Where each pixel of the new frame was in the last one.
     pub flow: Flow,

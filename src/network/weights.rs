@@ -68,8 +68,8 @@ impl Vgg {
 
 impl<'a> Source<'a> {
     fn open(origin: String, bytes: &'a [u8]) -> Result<Self> {
-        let tensors =
-            SliceSafetensors::new(bytes).map_err(|source| Error::WeightsDamaged { origin: origin.clone(), source })?;
+        let tensors = SliceSafetensors::new(bytes)
+            .map_err(|source| Error::WeightsDamaged { origin: origin.clone(), source: source.into() })?;
         let names: Vec<String> = tensors.tensors().into_iter().map(|(name, _)| name).collect();
         let has = |name: &str| names.iter().any(|n| n == name);
 

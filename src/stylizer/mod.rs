@@ -92,6 +92,7 @@ struct Optimized {
 
 /// What was done to a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// The number of the frame, counted from 0 since the stylizer was made.
     pub frame: u64,

@@ -11,6 +11,7 @@ use crate::{
 
 /// How frames are stylized. Each field is the element's property of the same name.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// How much the content loss counts. Range [`Settings::WEIGHTS`].
     pub content_weight: f64,
