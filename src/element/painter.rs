@@ -13,7 +13,10 @@ use crate::{
     Error, Result,
     image::Frame,
     style,
-    stylizer::{Interruption, Preparation, Prepared, Report, Settings, SizeChooser, Stylizer},
+    stylizer::{
+        Interruption, Report, Settings, Stylizer,
+        live::{Preparation, Prepared, SizeChooser},
+    },
 };
 
 /// What comes of an error in a change.
@@ -193,7 +196,7 @@ impl Painter {
         // A style that nobody wants any more is not shown.
         if let Some(job) = finished.filter(|job| job.style == self.wanted_style) {
             let style = job.style.clone();
-            match job.finish().and_then(|prepared| self.stylizer.install(prepared)) {
+            match job.finish().and_then(|prepared| prepared.install(&mut self.stylizer)) {
                 Ok(true) if style != self.style => self.begin_transition(style, running_time),
                 // What does not fit any more is prepared again.
                 Ok(_) => {}
@@ -222,7 +225,7 @@ impl Painter {
 
     /// Begins to prepare what is wanted, unless there is nothing that takes long, as nothing was painted yet.
     fn start_job(&mut self) -> Result<bool> {
-        let Some(preparation) = self.stylizer.preparation(&self.wanted)? else { return Ok(false) };
+        let Some(preparation) = Preparation::new(&self.stylizer, &self.wanted)? else { return Ok(false) };
         let (style, is_new) = (self.wanted_style.clone(), self.wanted_style != self.style);
         self.job = Some(Job::start(style, is_new, preparation)?);
         Ok(true)

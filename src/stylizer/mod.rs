@@ -2,17 +2,15 @@
 
 //! Frames in, the same frames painted out.
 
-mod budget;
 mod coarse_to_fine;
 mod debug_view;
 mod interruption;
-mod preparation;
+pub mod live;
 mod scaler;
 mod schedule;
 mod settings;
 mod style_target;
 mod warm_start;
-mod working_size;
 
 use std::{
     sync::Arc,
@@ -21,20 +19,18 @@ use std::{
 
 pub use debug_view::DebugView;
 pub use interruption::Interruption;
-pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
 pub use settings::Settings;
 pub use warm_start::WarmStart;
-pub use working_size::SizeChooser;
 
 use crate::{
     Error, Result,
     image::{Frame, Image, fit},
     motion::{MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
+    objective::{self, Adam, Device, Losses, Objective, Start},
     processor::Processor,
 };
-use budget::Costs;
+use live::costs::Costs;
 use scaler::{Placing, Scaler};
 use schedule::Schedule;
 use style_target::StyleTarget;
@@ -205,7 +201,7 @@ impl Stylizer {
             style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
-                style.follow(last);
+                style.fade_from(last);
             }
         }
         self.style = Some(style);
@@ -222,22 +218,6 @@ impl Stylizer {
         let least =
             sizes.map(|(width, height)| (shortest_side * width.max(height)).div_ceil(width.min(height).max(1))).max();
         u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
-    }
-
-    /// Lets the style be, from the next frame on, this share of the way from that before the last
-    /// [`set_style`](Self::set_style), 0, to that one, 1: the Gram matrices are mixed, so that the paint itself changes.
-    /// At 1 the way ends, and so it does when the working size or the layers change.
-    ///
-    /// # Errors
-    ///
-    /// If the device runs out of memory.
-    pub fn set_style_share(&mut self, share: f64) -> Result<()> {
-        if let Some(style) = &mut self.style
-            && style.set_share(self.objective.as_mut(), share.clamp(0.0, 1.0))?
-        {
-            self.freshen_paint(1.0);
-        }
-        Ok(())
     }
 
     /// Makes everything ready for frames of this size. Otherwise that is done when the first one comes, which then takes
@@ -262,73 +242,6 @@ impl Stylizer {
             self.costs = Costs::default();
         }
         Ok(())
-    }
-
-    /// Does what is the same for frames of all sizes and would make the very first one late. Returns how long an
-    /// iteration takes of an image of [`WARM_UP_SIZE`].
-    ///
-    /// # Errors
-    ///
-    /// If the device runs out of memory.
-    pub fn warm_up(&mut self) -> Result<Duration> {
-        let duration = preparation::warm_up(self.objective.as_mut())?;
-        if let Some(style) = self.style.as_ref().filter(|style| style.long_side().is_some()) {
-            style.install(self.objective.as_mut())?;
-        }
-        Ok(duration)
-    }
-
-    /// What has to be computed before another style, the layers and pooling of these settings, and their working size
-    /// can be used. `None` before a first frame: there [`set_style`](Self::set_style) and
-    /// [`set_settings`](Self::set_settings) compute nothing.
-    ///
-    /// # Errors
-    ///
-    /// As for [`check`](Self::check).
-    pub fn preparation(&self, settings: &Settings) -> Result<Option<Preparation>> {
-        self.check(settings)?;
-        let layers = settings.loss_layers();
-        Ok(self.frame_size.map(|frame_size| Preparation {
-            weights: self.weights.clone(),
-            device: self.device,
-            processor: self.processor.clone(),
-            has_new_layers: layers != self.settings.loss_layers(),
-            layers,
-            working_size: settings.working_size,
-            long_side: long_side(frame_size, settings.working_size),
-            picture: self.style.as_ref().map(|style| style.picture().clone()),
-        }))
-    }
-
-    /// Uses what was prepared from the next frame on: the style, the layers and pooling, and the working size. What was
-    /// painted so far is where it starts. Tells whether it could be used: not if it was prepared for frames of another
-    /// size, or with other layers or pooling than are in use.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TooSmall`] if the deepest layer has nothing left of the frame, or if the device runs out of memory.
-    pub fn install(&mut self, prepared: Prepared) -> Result<bool> {
-        let Prepared { layers, objective, working_size, mut style } = prepared;
-        let fits = self.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
-        let has_new_layers = layers != self.settings.loss_layers();
-        if !fits || has_new_layers && objective.is_none() {
-            return Ok(false);
-        }
-        let LossLayers { content_layers, style_layers, pooling } = layers;
-        let settings = Settings { content_layers, style_layers, pooling, working_size, ..self.settings.clone() };
-        self.check(&settings)?;
-        match objective {
-            Some(objective) => self.objective = objective,
-            None => style.install(self.objective.as_mut())?,
-        }
-        if let Some(last) = self.style.as_ref().filter(|_| !has_new_layers) {
-            style.follow(last);
-        }
-        self.costs = Costs::default();
-        self.style_updates += 1;
-        (self.style, self.settings) = (Some(style), settings);
-        self.freshen_paint(1.0);
-        Ok(true)
     }
 
     /// Lets the paint follow a change of what is minimized, a little one (near 0) or any (1), however old it is.
@@ -358,21 +271,6 @@ impl Stylizer {
     /// then stays as it was.
     pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
         self.paint(frame, None)
-    }
-
-    /// Paints a frame in a given time: with as many iterations as are likely to fit, but no more than
-    /// [`stylize`](Self::stylize) would take, and at least one. Only if there is no time at all there is none: the frame
-    /// gets the paint of the last one, moved along, if it starts from that. The picture depends on how fast the machine
-    /// is.
-    ///
-    /// A first frame gets no more time, and none at smaller sizes. It is painted roughly, and the frames that follow go on
-    /// with it.
-    ///
-    /// # Errors
-    ///
-    /// As for [`stylize`](Self::stylize).
-    pub fn stylize_within(&mut self, frame: &mut Frame, budget: Duration) -> Result<Report> {
-        self.paint(frame, Some(budget))
     }
 
     fn paint(&mut self, frame: &mut Frame, budget: Option<Duration>) -> Result<Report> {

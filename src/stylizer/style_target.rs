@@ -67,8 +67,9 @@ impl StyleTarget {
         objective.grams(&self.picture.resized(width, height)?)
     }
 
-    /// Makes what another target of the same network and long side aims at the beginning of the way.
-    pub(super) fn follow(&mut self, last: &Self) {
+    /// Starts a cross-fade from the current target of `last`, if that is for the same long side. Its layers must be the
+    /// same.
+    pub(super) fn fade_from(&mut self, last: &Self) {
         self.last = (last.long_side == self.long_side).then(|| last.aim());
     }
 

@@ -7,31 +7,32 @@ use crate::image::fit;
 
 /// The sizes to choose from, each with about one and a half times the pixels of the one before.
 const LADDER: [u32; 12] = [64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024];
-/// What a frame with one iteration takes, in iterations, as long as nobody has seen one: the rest is a look at the
-/// content and at the motion, and the way between the working size and that of the frame.
+/// How many times as long as an iteration a frame with one iteration takes, before any was measured: the rest is the
+/// content's feature maps, the motion, and resizing.
 const FRAME: f64 = 2.0;
 
-/// The share of its budget that a frame with one iteration shall take at a size that is chosen.
+/// The share of its budget that a frame with one iteration should take at the chosen size.
 const AIM: f64 = 0.7;
-/// A share that is too much: another size is chosen.
+/// Above this share another size is chosen.
 const TOO_MUCH: f64 = 1.0;
-/// How many frames are looked at together. So many of them may take longer than is told.
+/// How many frames are looked at together, and how many of them may take longer than the share that counts.
 const WINDOW: usize = 50;
 const OUTLIERS: usize = 5;
-/// How many windows in a row have to allow a larger size, first and at most. Each time that it proved too large it
-/// takes twice as many, so that the size does not go up and down.
+/// How many windows in a row have to allow a larger size before it is chosen, at first and at most. The number doubles
+/// each time a larger size proves too large, so that the size does not go up and down.
 const PATIENCE: u32 = 2;
 const MOST_PATIENCE: u32 = 64;
 
-/// Chooses the working size, which is the largest at which one iteration fits well into a frame's budget. It changes
-/// rarely, as the strokes do so with it.
+/// Chooses the working size for frames with a budget: the largest at which one iteration fits well into it.
+///
+/// It changes rarely, because the size of the strokes changes with it.
 #[derive(Debug)]
 pub struct SizeChooser {
-    /// The place of the size on the ladder.
+    /// The index of the chosen size in [`LADDER`].
     rung: usize,
-    /// The highest place, which is that of the frame.
+    /// The index of the smallest size that is at least the frame's.
     top: usize,
-    /// Of each frame, the shares of its budget that one iteration takes, and everything else.
+    /// The shares of its budget that one iteration and everything else took, for each frame of the window.
     shares: Vec<(f64, f64)>,
     /// How many windows in a row allowed a larger size.
     calm: u32,
@@ -41,8 +42,8 @@ pub struct SizeChooser {
 }
 
 impl SizeChooser {
-    /// Chooses a size for frames of `frame_size` with a budget, given how long an iteration takes of an image of
-    /// [`WARM_UP_SIZE`].
+    /// Chooses a size for frames of `frame_size` pixels with a budget, from the time that one iteration takes of an image
+    /// of [`WARM_UP_SIZE`], which [`Stylizer::warm_up`](crate::stylizer::Stylizer::warm_up) returns.
     pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize)) -> Self {
         let pixels = |(width, height)| (width * height) as f64;
         let share = FRAME * iteration.as_secs_f64() / budget.as_secs_f64();
@@ -52,13 +53,17 @@ impl SizeChooser {
         Self { rung: rung.min(top), top, shares: Vec::new(), calm: 0, patience: PATIENCE, has_grown: false }
     }
 
-    /// The working size.
+    /// The chosen working size, from 64 to 1024 pixels on the long side.
     pub fn size(&self) -> u32 {
         LADDER[self.rung]
     }
 
-    /// Learns how long an iteration takes of a frame at `size`, which is the chosen one unless the frame needs a larger,
-    /// and everything else. Tells whether another size is chosen now.
+    /// Learns from a frame that was optimized at `size` how long an iteration and everything else took. Returns whether
+    /// it chose another size.
+    ///
+    /// They are [`working_size`](crate::stylizer::Report::working_size),
+    /// [`iteration_duration`](crate::stylizer::Report::iteration_duration) and
+    /// [`other_duration`](crate::stylizer::Report::other_duration) of the frame's report.
     pub fn observe(&mut self, size: usize, iteration: Duration, rest: Duration, budget: Duration) -> bool {
         let share = |duration: Duration| duration.as_secs_f64() / budget.as_secs_f64();
         self.shares.push((share(iteration), share(rest)));
@@ -69,12 +74,12 @@ impl SizeChooser {
         let (iteration, rest) = self.shares[WINDOW - 1 - OUTLIERS];
         self.shares.clear();
         let last = self.rung;
-        // Most of the rest goes into the frame as it comes, whose size is always the same. Whatever takes so long that
-        // little is left shall not leave iterations less than half of that.
+        // Most of the rest depends on the size of the frame, which does not change. If it leaves little time, iterations
+        // may take half of what is left.
         let aim = AIM.max(0.5 * (rest + TOO_MUCH));
         let possible = largest(aim, |side| rest + iteration * (f64::from(side) / size as f64).powi(2)).min(self.top);
         if iteration + rest > TOO_MUCH {
-            // If there is no time even without iterations, smaller ones may help or not.
+            // Without time even for the rest, a smaller size may help or not.
             let smaller = last.saturating_sub(1);
             self.rung = if rest < TOO_MUCH { possible.min(smaller) } else { smaller };
             if std::mem::take(&mut self.has_grown) {
@@ -84,7 +89,7 @@ impl SizeChooser {
         } else if possible > last {
             self.calm += 1;
             if self.calm >= self.patience {
-                // One at a time: some of the rest grows with it.
+                // One step at a time: a part of the rest grows with the size.
                 (self.rung, self.calm, self.has_grown) = (last + 1, 0, true);
             }
         } else {
@@ -94,7 +99,7 @@ impl SizeChooser {
     }
 }
 
-/// The largest size on the ladder whose share of the budget is no more than `aim`, given the share of each.
+/// The index of the largest size in [`LADDER`] whose share of the budget is at most `aim`.
 fn largest(aim: f64, share: impl Fn(u32) -> f64) -> usize {
     LADDER.iter().rposition(|&side| share(side) <= aim).unwrap_or(0)
 }

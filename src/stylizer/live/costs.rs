@@ -2,42 +2,42 @@
 
 use std::time::Duration;
 
-/// What is planned for what a part of a frame costs, over what it last cost.
+/// The parts of a frame are expected to take this many times as long as they last did.
 const MARGIN: f64 = 1.2;
-/// How fast a cost that has fallen is believed: a machine that was busy once is likely to be so again.
+/// How fast a lower cost is believed: a machine that was busy a moment ago is likely to be busy again.
 const RELIEF: f64 = 0.1;
 
-/// What the parts of a frame cost, to tell how many iterations fit in the time that there is.
+/// How long the parts of a frame take, to tell how many iterations fit into a budget.
 #[derive(Debug, Default)]
-pub(super) struct Costs {
-    /// The look at the content before the first iteration.
+pub(in crate::stylizer) struct Costs {
+    /// The feature maps of the content, before the first iteration.
     content: Cost,
     iteration: Cost,
-    /// All that comes after the last iteration.
+    /// Everything after the last iteration.
     composition: Cost,
 }
 
 impl Costs {
-    /// Whether one more iteration, and what comes after it, fits in the budget of a frame that has taken so long.
-    pub(super) fn allow_iteration(&self, elapsed: Duration, budget: Duration) -> bool {
+    /// Whether one more iteration, and what comes after it, fits into the budget of a frame that took `elapsed` so far.
+    pub(in crate::stylizer) fn allow_iteration(&self, elapsed: Duration, budget: Duration) -> bool {
         let ahead = self.iteration.seconds + self.composition.seconds;
         elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
     }
 
-    /// How long one iteration takes, with the look at the content before it.
-    pub(super) fn one_iteration(&self) -> Duration {
+    /// How long a frame's feature maps and one iteration take together.
+    pub(in crate::stylizer) fn one_iteration(&self) -> Duration {
         Duration::from_secs_f64(self.content.seconds + self.iteration.seconds)
     }
 
-    pub(super) fn content_took(&mut self, duration: Duration) {
+    pub(in crate::stylizer) fn content_took(&mut self, duration: Duration) {
         self.content.update(duration);
     }
 
-    pub(super) fn iteration_took(&mut self, duration: Duration) {
+    pub(in crate::stylizer) fn iteration_took(&mut self, duration: Duration) {
         self.iteration.update(duration);
     }
 
-    pub(super) fn composition_took(&mut self, duration: Duration) {
+    pub(in crate::stylizer) fn composition_took(&mut self, duration: Duration) {
         self.composition.update(duration);
     }
 }
@@ -60,7 +60,7 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    /// How many iterations fit in 40 ms if the frame has already taken so long.
+    /// How many iterations of `each` ms fit into 40 ms after the first `before` ms of a frame.
     fn iterations(costs: &Costs, before: u64, each: u64) -> u64 {
         (0..).find(|n| !costs.allow_iteration(MS(before + n * each), MS(40))).unwrap()
     }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_iteration_needs_a_look_at_the_content() {
+    fn the_first_iteration_needs_the_feature_maps_of_the_content() {
         let mut costs = Costs::default();
         assert_eq!(costs.one_iteration(), Duration::ZERO);
         costs.content_took(MS(4));

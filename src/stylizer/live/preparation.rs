@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::super::{Settings, Stylizer, long_side, style_target::StyleTarget};
+use crate::{
+    Error, Result,
+    image::Image,
+    network::Vgg,
+    objective::{self, Device, LossLayers, LossWeights, Objective, StepLength},
+    processor::Processor,
+};
+
+/// Width and height, in pixels, of the image that [`Stylizer::warm_up`] evaluates.
+pub const WARM_UP_SIZE: (usize, usize) = (128, 72);
+
+/// The work to do before another style, other layers or another working size can be used. It runs on any thread, while
+/// the stylizer goes on painting.
+pub struct Preparation {
+    weights: Arc<Vgg>,
+    device: Device,
+    processor: Processor,
+    layers: LossLayers,
+    /// The stylizer has other layers or another pooling, whose objective cannot be used.
+    has_new_layers: bool,
+    /// The setting of this name.
+    working_size: u32,
+    /// The long side of the images that will be optimized.
+    long_side: usize,
+    /// The style in use.
+    picture: Option<Arc<Image>>,
+}
+
+/// The result of a [`Preparation`].
+pub struct Prepared {
+    layers: LossLayers,
+    /// For other layers or another pooling than in use.
+    objective: Option<Box<dyn Objective>>,
+    working_size: u32,
+    style: StyleTarget,
+}
+
+impl Preparation {
+    /// What has to be computed before the stylizer can use another style, or the layers, pooling and working size of
+    /// these settings. `None` before a first frame: [`Stylizer::set_style`] and [`Stylizer::set_settings`] are quick
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stylizer::check`].
+    pub fn new(stylizer: &Stylizer, settings: &Settings) -> Result<Option<Self>> {
+        stylizer.check(settings)?;
+        let layers = settings.loss_layers();
+        Ok(stylizer.frame_size.map(|frame_size| Self {
+            weights: stylizer.weights.clone(),
+            device: stylizer.device,
+            processor: stylizer.processor.clone(),
+            has_new_layers: layers != stylizer.settings.loss_layers(),
+            layers,
+            working_size: settings.working_size,
+            long_side: long_side(frame_size, settings.working_size),
+            picture: stylizer.style.as_ref().map(|style| style.picture().clone()),
+        }))
+    }
+
+    /// Does the work, for another style if there is a picture, else for the one in use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none,
+    /// [`Error::Threads`] if the system refuses a thread, or if the device runs out of memory.
+    pub fn run(self, picture: Option<Image>) -> Result<Prepared> {
+        let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
+        // An objective that is only used here gets a thread of its own, and the frames keep theirs.
+        let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
+        let mut objective = objective::open(self.weights, self.layers.clone(), self.device, &processor)?;
+        if self.has_new_layers {
+            warm_up(objective.as_mut())?;
+        }
+        let mut style = StyleTarget::new(picture);
+        style.prepare(objective.as_mut(), self.long_side)?;
+        let objective = self.has_new_layers.then_some(objective);
+        Ok(Prepared { layers: self.layers, objective, working_size: self.working_size, style })
+    }
+}
+
+impl Prepared {
+    /// Uses the style, the layers and pooling, and the working size from the next frame on, which starts from what was
+    /// painted so far.
+    ///
+    /// Returns whether they can be used. They cannot if they were prepared for frames of another size, or if the
+    /// stylizer got other layers or another pooling since.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stylizer::check`], or if the device runs out of memory. The stylizer then goes on as before.
+    pub fn install(self, stylizer: &mut Stylizer) -> Result<bool> {
+        let Self { layers, objective, working_size, mut style } = self;
+        let fits = stylizer.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
+        let has_new_layers = layers != stylizer.settings.loss_layers();
+        if !fits || has_new_layers && objective.is_none() {
+            return Ok(false);
+        }
+        let LossLayers { content_layers, style_layers, pooling } = layers;
+        let settings = Settings { content_layers, style_layers, pooling, working_size, ..stylizer.settings.clone() };
+        stylizer.check(&settings)?;
+        match objective {
+            Some(objective) => stylizer.objective = objective,
+            None => style.install(stylizer.objective.as_mut())?,
+        }
+        if let Some(last) = stylizer.style.as_ref().filter(|_| !has_new_layers) {
+            style.fade_from(last);
+        }
+        stylizer.costs = Default::default();
+        stylizer.style_updates += 1;
+        (stylizer.style, stylizer.settings) = (Some(style), settings);
+        stylizer.freshen_paint(1.0);
+        Ok(true)
+    }
+}
+
+/// Warms up an objective, and returns how long an iteration takes of an image of [`WARM_UP_SIZE`]. Its style is another
+/// one then.
+pub(super) fn warm_up(objective: &mut dyn Objective) -> Result<Duration> {
+    let (width, height) = WARM_UP_SIZE;
+    let blank = Image::filled(width, height, 128.0);
+    let grams = objective.grams(&blank)?;
+    objective.set_style(&grams)?;
+    objective.set_content(&blank)?;
+    let mut optimization = objective.optimize(blank.into())?;
+    let mut step = || {
+        let started = Instant::now();
+        optimization.step(StepLength { base: 1.0, fresh: 0.0 }, &LossWeights::default())?;
+        optimization.losses()?;
+        Ok(started.elapsed())
+    };
+    step()?;
+    step()
+}
