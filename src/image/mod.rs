@@ -3,17 +3,21 @@
 //! Images as the optimization sees them, and the packed video frames that they come from and go to.
 
 mod frame;
+mod picture;
 mod resize;
+
+use std::borrow::Cow;
 
 use crate::{Error, Result};
 
 pub use frame::{Frame, PackedFormat};
+pub use picture::Picture;
 pub(crate) use resize::{Filter, Resizer};
 
 /// An image in three planes: red, then green, then blue, each `height` rows of `width` values.
 ///
-/// A value is a level of 8-bit colour, 0 to 255, as a real number. The same type carries what is added to or taken
-/// from an image, such as a gradient, in the same unit and without that range.
+/// A value is a level of 8-bit colour, 0 to 255, as a real number. Residuals and gradients have the same type: there
+/// values have the same unit but any size and sign.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     width: usize,
@@ -22,7 +26,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image of one value.
+    /// An image whose values are all the same.
     pub fn filled(width: usize, height: usize, value: f32) -> Self {
         Self { width, height, data: vec![value; 3 * width * height] }
     }
@@ -60,7 +64,7 @@ impl Image {
         &self.data
     }
 
-    /// All values, plane after plane, to be changed.
+    /// All values, plane after plane, mutable.
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
@@ -70,7 +74,7 @@ impl Image {
         self.data.chunks_exact((self.width * self.height).max(1))
     }
 
-    /// The same, to be changed.
+    /// The red, green and blue plane, mutable.
     pub(crate) fn planes_mut(&mut self) -> [&mut [f32]; 3] {
         let pixels = self.width * self.height;
         let (red, others) = self.data.split_at_mut(pixels);
@@ -78,15 +82,17 @@ impl Image {
         [red, green, blue]
     }
 
-    /// What is to be added to another image of the same size to get this one: the residual.
+    /// The residual: what has to be added to another image of the same size to get this one.
     pub(crate) fn minus(&self, other: &Self) -> Self {
+        assert_eq!(self.size(), other.size(), "images differ in size");
         let mut residual = self.clone();
         residual.data.iter_mut().zip(&other.data).for_each(|(value, other)| *value -= other);
         residual
     }
 
-    /// A share of this residual on an image of the same size, kept within 0 to 255.
+    /// An image of the same size with a share of this residual added, kept within 0 to 255.
     pub(crate) fn on(mut self, image: &Self, share: f32) -> Self {
+        assert_eq!(self.size(), image.size(), "images differ in size");
         let values = self.data.iter_mut().zip(&image.data);
         values.for_each(|(value, image)| *value = (image + share * *value).clamp(0.0, 255.0));
         self
@@ -102,20 +108,26 @@ impl Image {
         if self.size() == (width, height) {
             return Ok(self.clone());
         }
-        if [self.width, self.height, width, height].contains(&0) {
-            let (from_width, from_height) = self.size();
-            return Err(Error::Resize(format!(
-                "{from_width}x{from_height} to {width}x{height}: there is nothing of an empty image"
-            )));
-        }
-        let filter = if width * height < self.width * self.height { Filter::Shrink } else { Filter::Enlarge };
-        let mut resizer = Resizer::default();
-        let mut image = Self::filled(width, height, 0.0);
-        for (from, to) in self.planes().zip(image.planes_mut()) {
-            resizer.resize((from, self.width), 0.0..self.height as f64, (to, width), filter)?;
-        }
-        Ok(image)
+        resize_planes(self.size(), self.planes().map(Cow::Borrowed), (width, height))
     }
+}
+
+/// Resizes planes one after the other.
+fn resize_planes<'a>(
+    from: (usize, usize),
+    planes: impl Iterator<Item = Cow<'a, [f32]>>,
+    (width, height): (usize, usize),
+) -> Result<Image> {
+    if [from.0, from.1, width, height].contains(&0) {
+        return Err(Error::Resize(format!("{}x{} to {width}x{height}: an image is empty", from.0, from.1)));
+    }
+    let filter = if width * height < from.0 * from.1 { Filter::Shrink } else { Filter::Enlarge };
+    let mut resizer = Resizer::default();
+    let mut image = Image::filled(width, height, 0.0);
+    for (plane, to) in planes.zip(image.planes_mut()) {
+        resizer.resize((&plane, from.0), 0.0..from.1 as f64, (to, width), filter)?;
+    }
+    Ok(image)
 }
 
 /// The size of an image whose long side is `long_side`, in the proportions of `size`; no side is shorter than 1.
@@ -140,6 +152,13 @@ mod tests {
         for (value, expected) in half.data()[4..12].iter().zip(&ramp(16, 8, 8.0)[4..12]) {
             assert!((value - expected).abs() < 1e-3, "{value} {expected}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "images differ in size")]
+    fn residuals_of_images_of_other_sizes_are_a_mistake() {
+        // The number of values is the same.
+        Image::filled(4, 2, 1.0).minus(&Image::filled(2, 4, 1.0));
     }
 
     #[test]

@@ -2,20 +2,23 @@
 
 //! Style images: pictures from files, and the ones that come with the library.
 
-use std::io::Cursor;
+use std::io::{BufRead, Cursor, Seek};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, metadata::Orientation};
+use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, Pixel, Rgba, metadata::Orientation};
 
 use crate::{
     Error, Result,
-    image::{Frame, Image, PackedFormat},
+    image::{Picture, fit},
 };
 
 /// The shortest side, in pixels, that a style image may have.
 pub const MIN_SIDE: u32 = 16;
 /// The longest side, in pixels, that a style image may have.
 pub const MAX_SIDE: u32 = 16_384;
-/// Memory, in bytes, that decoding a style image may take.
+/// The longest side, in pixels, at which a style image is kept. Larger pictures are shrunk to it: a style is taken as
+/// large as the image that is optimized, and that is smaller.
+pub const MAX_KEPT_SIDE: u32 = 4096;
+/// The largest decoded style image, in bytes.
 const MAX_DECODED: u64 = 1 << 30;
 
 /// A picture that comes with the library. `examples/paint_styles` painted it.
@@ -40,16 +43,19 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
 
 /// A style image: a built-in one by its name, or a PNG, JPEG, WebP, BMP or TIFF picture by its path.
 ///
-/// A file called like a built-in style is reached by a path with a slash in it. Pictures are turned as their EXIF
+/// A file with the name of a built-in style is loaded by a path with a slash in it. Pictures are turned as their EXIF
 /// orientation says; what is transparent in them becomes white. A JPEG picture that is damaged is taken as far as it can
 /// be decoded.
+///
+/// A picture with a side longer than [`MAX_KEPT_SIDE`] is shrunk to it. The result takes 3 bytes for each pixel, at most
+/// 50 MB. Decoding needs the memory of the whole picture for a moment, and is refused above 1 GiB.
 ///
 /// # Errors
 ///
 /// [`Error::StyleMissing`] if there is no such style, [`Error::StyleUndecodable`] if the file is no picture of these
-/// kinds, is damaged, or is larger than [`MAX_SIDE`], [`Error::StyleTiny`] if it is smaller than
+/// kinds, is damaged, or has a side longer than [`MAX_SIDE`], [`Error::StyleTiny`] if it has one shorter than
 /// [`MIN_SIDE`].
-pub fn load(style: &str) -> Result<Image> {
+pub fn load(style: &str) -> Result<Picture> {
     let undecodable = |source: image::ImageError| Error::StyleUndecodable {
         path: style.to_owned(),
         longest: MAX_SIDE,
@@ -66,16 +72,18 @@ pub fn load(style: &str) -> Result<Image> {
             Err(error) => Err(error.into()),
         },
     };
-    let mut picture = on_white(picture.map_err(undecodable)?);
-    let (width, height) = picture.dimensions();
+    let (picture, orientation) = picture.map_err(undecodable)?;
+    let (width, height) = (picture.width(), picture.height());
     if width.min(height) < MIN_SIDE {
         return Err(Error::StyleTiny { path: style.to_owned(), width, height, shortest: MIN_SIDE });
     }
-    let (width, height) = (width as usize, height as usize);
-    Ok(Frame::new(&mut picture, (width, height), 3 * width, PackedFormat::RGB)?.image())
+    let mut picture = bounded(on_white(picture));
+    picture.apply_orientation(orientation);
+    let picture = picture.into_rgb8();
+    Picture::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
 }
 
-fn decode<R: std::io::BufRead + std::io::Seek>(reader: ImageReader<R>) -> image::ImageResult<DynamicImage> {
+fn decode<R: BufRead + Seek>(reader: ImageReader<R>) -> ImageResult<(DynamicImage, Orientation)> {
     let mut reader = reader.with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -83,22 +91,34 @@ fn decode<R: std::io::BufRead + std::io::Seek>(reader: ImageReader<R>) -> image:
     limits.max_alloc = Some(MAX_DECODED);
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder()?;
-    // The limits of the reader are for what the decoder needs besides.
+    // The reader checks what the decoder allocates for itself, not the picture.
     limits.reserve(decoder.total_bytes())?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder)?;
-    picture.apply_orientation(orientation);
-    Ok(picture)
+    Ok((DynamicImage::from_decoder(decoder)?, orientation))
 }
 
-fn on_white(picture: DynamicImage) -> image::RgbImage {
+/// What is transparent becomes white. A picture of 8-bit colour is changed in place: it may be large.
+fn on_white(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
-        return picture.into_rgb8();
+        return picture;
     }
-    let white = image::RgbaImage::from_pixel(picture.width(), picture.height(), image::Rgba([255; 4]));
-    let mut white = DynamicImage::ImageRgba8(white);
-    image::imageops::overlay(&mut white, &picture.into_rgba8(), 0, 0);
-    white.into_rgb8()
+    let mut picture = picture.into_rgba8();
+    for pixel in picture.pixels_mut() {
+        let mut blended = Rgba([255; 4]);
+        blended.blend(pixel);
+        *pixel = blended;
+    }
+    picture.into()
+}
+
+/// Shrinks a picture with a side longer than [`MAX_KEPT_SIDE`].
+fn bounded(picture: DynamicImage) -> DynamicImage {
+    let (width, height) = (picture.width(), picture.height());
+    if width.max(height) <= MAX_KEPT_SIDE {
+        return picture;
+    }
+    let (width, height) = fit((width as usize, height as usize), MAX_KEPT_SIDE as usize);
+    picture.thumbnail_exact(width as u32, height as u32)
 }
 
 #[cfg(test)]
@@ -109,8 +129,8 @@ mod tests {
     fn built_in_styles_are_large_enough() {
         assert_eq!(built_in_names().next(), Some(DEFAULT));
         for name in built_in_names() {
-            let picture = load(name).unwrap();
-            assert!(picture.width().max(picture.height()) >= 640, "{name}: {:?}", picture.size());
+            let (width, height) = load(name).unwrap().size();
+            assert!(width.max(height) >= 640, "{name}: {width}x{height}");
         }
     }
 
@@ -126,7 +146,7 @@ mod tests {
             std::fs::rename(&path, &renamed).unwrap();
             let read = load(renamed.to_str().unwrap()).unwrap();
             assert_eq!(read.size(), (24, 20), "{extension}");
-            let blue = read.data()[2 * 24 * 20 + 250];
+            let blue = read.image().data()[2 * 24 * 20 + 250];
             assert!((blue - 77.0).abs() < 12.0, "{extension}: {blue}");
         }
     }
@@ -136,7 +156,24 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("clear.png");
         image::RgbaImage::from_pixel(17, 16, image::Rgba([0, 0, 0, 0])).save(&path).unwrap();
-        assert_eq!(load(path.to_str().unwrap()).unwrap(), Image::filled(17, 16, 255.0));
+        assert_eq!(load(path.to_str().unwrap()).unwrap(), Picture::new(17, 16, vec![255; 3 * 17 * 16]).unwrap());
+    }
+
+    #[test]
+    fn large_styles_are_kept_smaller() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("large.png");
+        // Halves in two colours, the left one transparent.
+        let picture = image::RgbaImage::from_fn(8192, 32, |x, _| Rgba([10, 200, 90, if x < 4096 { 0 } else { 255 }]));
+        picture.save(&path).unwrap();
+        let read = load(path.to_str().unwrap()).unwrap();
+        assert_eq!(read.size(), (4096, 16));
+        let image = read.image();
+        for (row, right) in image.data().chunks_exact(4096).zip([[10.0; 16], [200.0; 16], [90.0; 16]].as_flattened()) {
+            assert!(row[..2048].iter().all(|value| *value == 255.0) && row[2048..].iter().all(|value| value == right));
+        }
+        image::RgbImage::new(4096, 16).save(&path).unwrap();
+        assert_eq!(load(path.to_str().unwrap()).unwrap().size(), (4096, 16));
     }
 
     #[test]

@@ -72,12 +72,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::stylizer::Settings;
+    use crate::{image::Picture, stylizer::Settings};
 
     #[test]
     fn sizes_are_halved_while_something_is_left_to_see() {
         let sizes = |size, style: (usize, usize)| {
-            let style = StyleTarget::new(Arc::new(Image::filled(style.0, style.1, 0.0)));
+            let style =
+                StyleTarget::new(Arc::new(Picture::new(style.0, style.1, vec![0; 3 * style.0 * style.1]).unwrap()));
             smaller_sizes(size, &Settings::default().loss_layers(), &style)
         };
         assert_eq!(sizes((320, 181), (640, 480)), [(160, 90), (80, 45)]);

@@ -24,7 +24,7 @@ pub use warm_start::WarmStart;
 
 use crate::{
     Error, Result,
-    image::{Frame, Image, fit},
+    image::{Frame, Image, Picture, fit},
     motion::{MotionEstimator, Warper},
     network::{Layer, Vgg},
     objective::{self, Adam, Device, Losses, Objective, Start},
@@ -195,7 +195,7 @@ impl Stylizer {
     /// # Errors
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer. The style then stays what it was.
-    pub fn set_style(&mut self, picture: Image) -> Result<()> {
+    pub fn set_style(&mut self, picture: Picture) -> Result<()> {
         let mut style = StyleTarget::new(Arc::new(picture));
         if let Some(frame_size) = self.frame_size {
             style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;

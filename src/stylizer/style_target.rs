@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::{
     Result,
-    image::{Image, fit},
+    image::{Picture, fit},
     objective::{Gram, Objective},
 };
 
 /// The style that the objective aims at, and the way there from the one before.
 pub(super) struct StyleTarget {
-    picture: Arc<Image>,
+    picture: Arc<Picture>,
     /// The long side of the images for which there are the picture's Gram matrices; `None` before the first frame.
     long_side: Option<usize>,
     /// The Gram matrices of the picture.
@@ -24,11 +24,11 @@ pub(super) struct StyleTarget {
 }
 
 impl StyleTarget {
-    pub(super) fn new(picture: Arc<Image>) -> Self {
+    pub(super) fn new(picture: Arc<Picture>) -> Self {
         Self { picture, long_side: None, grams: Vec::new(), coarse: Vec::new(), last: None, share: 1.0 }
     }
 
-    pub(super) fn picture(&self) -> &Arc<Image> {
+    pub(super) fn picture(&self) -> &Arc<Picture> {
         &self.picture
     }
 

@@ -8,7 +8,7 @@ use std::{
 use super::super::{Settings, Stylizer, long_side, style_target::StyleTarget};
 use crate::{
     Error, Result,
-    image::Image,
+    image::{Image, Picture},
     network::Vgg,
     objective::{self, Device, LossLayers, LossWeights, Objective, StepLength},
     processor::Processor,
@@ -31,7 +31,7 @@ pub struct Preparation {
     /// The long side of the images that will be optimized.
     long_side: usize,
     /// The style in use.
-    picture: Option<Arc<Image>>,
+    picture: Option<Arc<Picture>>,
 }
 
 /// The result of a [`Preparation`].
@@ -72,7 +72,7 @@ impl Preparation {
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none,
     /// [`Error::Threads`] if the system refuses a thread, or if the device runs out of memory.
-    pub fn run(self, picture: Option<Image>) -> Result<Prepared> {
+    pub fn run(self, picture: Option<Picture>) -> Result<Prepared> {
         let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
