@@ -170,6 +170,12 @@ fn frames_of_all_sizes_have_motion() {
 }
 
 #[test]
+#[should_panic(expected = "the frames are empty")]
+fn empty_frames_are_a_mistake() {
+    motion(&Image::filled(0, 4, 0.0), &Image::filled(0, 4, 0.0));
+}
+
+#[test]
 fn neither_threads_nor_earlier_frames_change_a_bit() {
     let frames = [0.0, 2.3, 5.0].map(|x| image((WIDTH, HEIGHT), |i, j| level(i + x, j - 0.4 * x)));
     for kind in processor::available() {

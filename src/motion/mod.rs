@@ -130,9 +130,10 @@ impl MotionEstimator {
     ///
     /// # Panics
     ///
-    /// If the sizes differ.
+    /// If the sizes differ, or the frames are empty.
     pub fn between(&mut self, last: &Image, new: &Image) -> &Motion {
         assert_eq!(last.size(), new.size(), "frames differ in size");
+        assert!(!new.data().is_empty(), "the frames are empty");
         if self.new.shows(&self.processor, last) {
             std::mem::swap(&mut self.last, &mut self.new);
         } else {

@@ -57,10 +57,12 @@ impl Warper {
     ///
     /// # Panics
     ///
-    /// If an image is not made of such planes.
+    /// If the flow is empty, does not have a vector for each pixel, or if an image is not made of such planes.
     pub fn warp(&mut self, flow: &Flow, images: &mut [&mut [f32]]) {
         let (width, height) = (flow.width, flow.height);
         let pixels = width * height;
+        assert!(pixels > 0, "the flow is empty");
+        assert!(flow.x.len() == pixels && flow.y.len() == pixels, "the flow does not have a vector for each pixel");
         assert!(images.iter().all(|image| image.len().is_multiple_of(pixels)), "an image is not of the flow's size");
         let bands = self.processor.threads();
 
@@ -199,6 +201,20 @@ mod tests {
 
     fn plane(width: usize, height: usize, value: impl Fn(f32, f32) -> f32) -> Vec<f32> {
         (0..width * height).map(|n| value((n % width) as f32, (n / width) as f32)).collect()
+    }
+
+    #[test]
+    #[should_panic(expected = "the flow is empty")]
+    fn empty_flows_are_a_mistake() {
+        warper(1).warp(&Flow::zero(0, 4), &mut [&mut []]);
+    }
+
+    #[test]
+    #[should_panic(expected = "the flow does not have a vector for each pixel")]
+    fn flows_without_all_vectors_are_a_mistake() {
+        let mut flow = Flow::zero(4, 4);
+        flow.y.pop();
+        warper(1).warp(&flow, &mut [&mut [0.0; 16]]);
     }
 
     #[test]
