@@ -126,6 +126,28 @@ pub enum Error {
         needed: usize,
     },
 
+    /// Frames that take more memory than there is.
+    #[error(
+        "frames of {width}x{height} pixels need {} of memory at a working size of {working_size}, and there are {}: {}",
+        gigabytes(*needed),
+        gigabytes(*available),
+        largest.map_or("no working-size fits".to_owned(), |size| format!("the largest working-size that fits is {size}"))
+    )]
+    Memory {
+        /// Width of the frames in pixels.
+        width: usize,
+        /// Height of the frames in pixels.
+        height: usize,
+        /// The long side, in pixels, at which they would be optimized.
+        working_size: u32,
+        /// How many bytes that takes.
+        needed: u64,
+        /// How many bytes there are: the setting `memory_limit`, or what the machine has.
+        available: u64,
+        /// The largest working size that fits, if there is one.
+        largest: Option<u32>,
+    },
+
     /// Pixels whose number does not fit the size they are said to have.
     #[error("an image of {width}x{height} pixels needs {expected} values, it has {actual}")]
     ImageSize {
@@ -188,6 +210,10 @@ pub enum Error {
     /// Resizing failed.
     #[error("cannot resize an image: {0}")]
     Resize(String),
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 // Hidden, as which version of candle computes the tensors is no part of the interface.

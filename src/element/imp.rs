@@ -425,6 +425,7 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::LayerNotInWeights { .. }
         | Error::Setting { .. }
         | Error::TooSmall { .. }
+        | Error::Memory { .. }
         | Error::Device { .. }
         | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
         Error::ImageSize { .. }

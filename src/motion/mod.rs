@@ -126,6 +126,21 @@ impl MotionEstimator {
         Self { processor, last, new, backward, forward, motion: Motion::default() }
     }
 
+    /// The memory, in bytes, that an estimator takes at most for frames of this size.
+    pub(crate) fn memory_for(processor: &Processor, size: (usize, usize)) -> usize {
+        let pixels = |(width, height): (usize, usize)| width * height;
+        // The flow and that before it, the search, and the refinement.
+        let direction = |size: (usize, usize), bands: usize| {
+            let rows = size.1.div_ceil(bands);
+            2 * pixels(size) * size_of::<[f32; 2]>() + search::memory_for(size) + refinement::memory_for(size, rows)
+        };
+        let threads = processor.threads();
+        let directions = direction(size, threads) + direction(pyramid::halves(size), threads.div_ceil(2));
+        // Another flow, with trust and change, and what the check of consistency allocates.
+        let motion = pixels(size) * 6 * size_of::<f32>();
+        2 * pyramid::memory_for(size) + directions + motion
+    }
+
     /// The motion from `last` to `new`, two frames of one size. It takes less time if `last` is what `new` was before.
     ///
     /// # Panics

@@ -114,8 +114,14 @@ impl Pyramid {
     }
 }
 
+/// The memory, in bytes, that a pyramid of pictures of this size takes.
+pub fn memory_for(size: (usize, usize)) -> usize {
+    let values = |(width, height)| (width + 2 * BORDER) * (height + 2 * BORDER);
+    sizes(size).map(values).sum::<usize>() * size_of::<f32>()
+}
+
 /// Width and height of the next smaller level.
-fn halves((width, height): (usize, usize)) -> (usize, usize) {
+pub fn halves((width, height): (usize, usize)) -> (usize, usize) {
     (width.div_ceil(2), height.div_ceil(2))
 }
 

@@ -89,6 +89,13 @@ struct Layout {
 }
 
 impl Layout {
+    /// For a job that computes these rows of a flow of this size.
+    #[inline(always)]
+    fn new((width, height): (usize, usize), rows: Range<usize>) -> Self {
+        let rows = rows.start.saturating_sub(MARGIN)..(rows.end + MARGIN).min(height);
+        Self { width, height, rows, columns: width.div_ceil(2).next_multiple_of(LANES) }
+    }
+
     #[inline(always)]
     fn stride(&self) -> usize {
         self.columns + 2 * PAD_COLUMNS
@@ -195,12 +202,17 @@ impl Layout {
     }
 }
 
+/// The memory, in bytes, that the jobs of a level of this size take, each with so many rows.
+pub fn memory_for(size: (usize, usize), rows: usize) -> usize {
+    let jobs = (0..size.1).step_by(rows.max(1)).map(|start| Layout::new(size, start..size.1.min(start + rows)));
+    jobs.map(|layout| Memory::PLANES * 2 * layout.len() * size_of::<f32>()).sum()
+}
+
 impl Task for Refine<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let (width, height) = (self.flow.width, self.flow.height);
-        let rows = self.rows.start.saturating_sub(MARGIN)..(self.rows.end + MARGIN).min(height);
-        let layout = Layout { width, height, rows, columns: width.div_ceil(2).next_multiple_of(LANES) };
+        let layout = Layout::new((width, height), self.rows.clone());
         let (start, end) = (layout.rows.start as isize, layout.rows.end as isize);
         let memory = self.memory;
         memory.grow(&layout);
@@ -236,6 +248,9 @@ impl Task for Refine<'_> {
 }
 
 impl Memory {
+    /// How many [`Columns`] there are.
+    const PLANES: usize = 13;
+
     fn grow(&mut self, layout: &Layout) {
         let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant, .. } = self;
         let single = [mean, difference, inside, x, y, smoothness, right, below];

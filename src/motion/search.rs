@@ -46,6 +46,12 @@ fn origin(number: usize, length: usize) -> usize {
     (number * STEP).min(length.saturating_sub(PATCH))
 }
 
+/// The memory, in bytes, that the search on a level of this size takes.
+pub fn memory_for((width, height): (usize, usize)) -> usize {
+    let found = 2 * patches_along(width) * patches_along(height) * size_of::<[f32; 2]>();
+    found + 3 * (width + PATCH) * height * size_of::<f32>()
+}
+
 /// Finds a row of patches.
 pub struct Search<'a> {
     /// The picture whose patches are looked for.

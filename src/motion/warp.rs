@@ -49,6 +49,11 @@ impl Warper {
         Self { processor, coefficients: Vec::new() }
     }
 
+    /// The memory, in bytes, that it takes to warp so many planes of this size.
+    pub(crate) fn memory_for((width, height): (usize, usize), planes: usize) -> usize {
+        planes * (width + BEYOND) * (height + BEYOND) * size_of::<f32>()
+    }
+
     /// Moves each pixel to where the flow says it is now: pixel p gets what was at p + flow(p). Each image is any
     /// number of planes of the flow's size.
     ///

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// About what the kernels need in each thread, in bytes.
+const SCRATCH: usize = 5 << 20;
+
 /// The objective by the fastest kernels that the processor has. See [`Objective`].
 pub struct FusedObjective {
     weights: Arc<Vgg>,
@@ -93,15 +96,7 @@ impl FusedObjective {
             [Direction::Forward, Direction::Backward].map(|direction| Filters::new(&mut engine, convolution, direction))
         };
         let filters = convolutions.iter().skip(1).map(&mut pack).collect();
-        let mut steps: Vec<Step> = Vec::new();
-        for (layer, convolution) in convolutions {
-            let pooled = steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings());
-            if let Some(before) = steps.last_mut() {
-                before.kept |= pooled;
-            }
-            let kept = layers.content_layers.contains(&layer) || layers.style_layers.contains(&layer);
-            steps.push(Step { layer, channels: convolution.outputs, pooled, kept });
-        }
+        let steps = Step::all(&weights, &layers);
         let none = || steps.iter().map(|_| None).collect();
         let (style, content) = (none(), none());
         let (workspace, content_size, squares) = (Workspace::default(), None, Vec::new());
@@ -208,6 +203,26 @@ impl FusedObjective {
 }
 
 impl Step {
+    /// Those up to the deepest layer of the losses.
+    fn all(weights: &Vgg, layers: &LossLayers) -> Vec<Self> {
+        let mut steps: Vec<Self> = Vec::new();
+        for (layer, convolution) in weights.up_to(layers.deepest()) {
+            let pooled = steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings());
+            if let Some(before) = steps.last_mut() {
+                before.kept |= pooled;
+            }
+            let kept = layers.content_layers.contains(&layer) || layers.style_layers.contains(&layer);
+            steps.push(Self { layer, channels: convolution.outputs, pooled, kept });
+        }
+        steps
+    }
+
+    /// The shape of its output for images of `size`.
+    fn output(&self, size: (usize, usize)) -> Shape {
+        let poolings = self.layer.poolings();
+        Shape { channels: self.channels, height: size.1 >> poolings, width: size.0 >> poolings }
+    }
+
     /// The shape of its input, which is that of the step before or of its pooling.
     fn input(&self, before: Shape) -> Shape {
         if self.pooled { before.pooled() } else { before }
@@ -216,11 +231,7 @@ impl Step {
 
 impl Workspace {
     fn new(size: (usize, usize), kind: Kind, steps: &[Step], layers: &LossLayers) -> Self {
-        let shape = |step: &Step| {
-            let poolings = step.layer.poolings();
-            Shape { channels: step.channels, height: size.1 >> poolings, width: size.0 >> poolings }
-        };
-        let shapes: Vec<Shape> = steps.iter().map(shape).collect();
+        let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
         let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { kind.masks(*shape) }]).collect();
         let has_style = |step: &Step| layers.style_layers.contains(&step.layer);
@@ -228,6 +239,33 @@ impl Workspace {
         let (places, len) = places(kind, steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
     }
+}
+
+/// The memory, in bytes, that an objective takes at most for images of the one size and styles of the other.
+pub(super) fn memory_for(
+    weights: &Vgg,
+    layers: &LossLayers,
+    processor: &Processor,
+    image: (usize, usize),
+    style: (usize, usize),
+) -> usize {
+    let (kind, steps) = (processor.kind(), Step::all(weights, layers));
+    let workspace = |size| {
+        let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
+        let each = || steps.iter().zip(&shapes);
+        let positive = each().filter(|(step, _)| !step.kept).map(|(_, shape)| kind.masks(*shape) * size_of::<u16>());
+        places(kind, &steps, &shapes).1 * size_of::<Lanes>() + positive.sum::<usize>()
+    };
+    let sum = |wanted: &[Layer], bytes: &dyn Fn(&Step) -> usize| -> usize {
+        steps.iter().filter(|step| wanted.contains(&step.layer)).map(bytes).sum()
+    };
+    let content = sum(&layers.content_layers, &|step| kind.lanes(step.output(image)) * size_of::<Lanes>());
+    let styles = sum(&layers.style_layers, &|step| step.channels.pow(2) * size_of::<f32>());
+    // In 16 bits, in both directions.
+    let filters =
+        weights.up_to(layers.deepest()).map(|(_, convolution)| 2 * convolution.weight.len() * size_of::<u16>());
+    let of_size = |size| workspace(size) + sum(&layers.style_layers, &|step| GramMatrix::memory_for(step.output(size)));
+    of_size(image).max(of_size(style)) + content + styles + filters.sum::<usize>() + processor.threads() * SCRATCH
 }
 
 /// Lays out the feature maps of all steps in a memory, and tells its length.

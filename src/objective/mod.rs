@@ -244,3 +244,16 @@ pub fn open(
         device => Box::new(ReferenceObjective::new(weights, layers, &device.open()?, DType::F32, processor.clone())?),
     })
 }
+
+/// The memory, in bytes, that an objective [opened](open) in this way takes at most for images of the size `image`, with
+/// a style taken at the size `style`. `None` if that is not known, as on a GPU, which has a memory of its own.
+pub(crate) fn memory_for(
+    weights: &Vgg,
+    layers: &LossLayers,
+    device: Device,
+    processor: &Processor,
+    image: (usize, usize),
+    style: (usize, usize),
+) -> Option<usize> {
+    (device == Device::Cpu).then(|| fused::memory_for(weights, layers, processor, image, style))
+}

@@ -198,6 +198,11 @@ impl Processor {
         self.pool.threads()
     }
 
+    /// The kind of instructions.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// What the instructions are called.
     pub fn name(&self) -> &'static str {
         self.kind.name()

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Frames in, the same frames painted out.
+//! One frame in, the same frame painted out.
+//!
+//! A [`Stylizer`] keeps what lives from one frame to the next: the last frame with its paint, the optimizer's moments,
+//! the style's Gram matrices. [`Settings`] are the properties of the element, and [`live`] has what live streams need.
 
 mod coarse_to_fine;
 mod debug_view;
 mod interruption;
 pub mod live;
+mod memory;
 mod scaler;
 mod schedule;
 mod settings;
@@ -71,6 +75,8 @@ pub struct Stylizer {
     frame_size: Option<(usize, usize)>,
     interruption: Interruption,
     costs: Costs,
+    /// How many bytes the frames take, as far as there were any.
+    memory: u64,
     frames: u64,
     scenes: u64,
     style_updates: u64,
@@ -90,11 +96,11 @@ struct Optimized {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The number of the frame, counted from 0 since the stylizer was made.
+    /// The number of the frame, from 0.
     pub frame: u64,
-    /// The number of its scene, counted from 0 in the same way: each first frame begins a new one.
+    /// The number of its scene, from 0. A first frame begins a new scene.
     pub scene: u64,
-    /// The long side, in pixels, at which it was optimized.
+    /// The long side, in pixels, of the image that was optimized.
     pub working_size: usize,
     /// How many steps were taken at the working size.
     pub iterations: u32,
@@ -104,11 +110,11 @@ pub struct Report {
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
-    /// How long it took apart from its iterations at the working size and the look at the content before them.
+    /// How long it took apart from its iterations at the working size and from the content's feature maps before them.
     pub other_duration: Duration,
-    /// How long one iteration with that look takes, as far as is known.
+    /// How long one iteration takes, with the content's feature maps: the last one, or longer if some before it did.
     pub iteration_duration: Duration,
-    /// How often Gram matrices of the style were computed for the working size since the stylizer was made.
+    /// How often the Gram matrices of the style were computed for the working size, since the stylizer was made.
     pub style_updates: u64,
 }
 
@@ -135,6 +141,7 @@ impl Stylizer {
             frame_size: None,
             interruption: Interruption::default(),
             costs: Costs::default(),
+            memory: 0,
             frames: 0,
             scenes: 0,
             style_updates: 0,
@@ -146,12 +153,12 @@ impl Stylizer {
         &self.settings
     }
 
-    /// Uses other settings from the next frame on. What was painted so far stays.
+    /// Uses other settings from the next frame on, which starts from what was painted so far.
     ///
     /// # Errors
     ///
-    /// If a setting is out of range, or a layer is not in the weights, or needs larger images than there are of frame
-    /// and style. The settings then stay as they were.
+    /// If a setting is out of range, if the weights lack a layer, if frame or style are too small for one
+    /// ([`Error::TooSmall`]), or if there is not enough memory ([`Error::Memory`]). The settings then stay as they were.
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.check(&settings)?;
         if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
@@ -174,30 +181,36 @@ impl Stylizer {
         Ok(())
     }
 
-    /// Checks whether settings can be used with a style that is wide enough.
+    /// Checks whether [`set_settings`](Self::set_settings) can use these settings, whatever the style.
     ///
     /// # Errors
     ///
-    /// As for [`set_settings`](Self::set_settings), apart from the style.
+    /// As there, apart from styles that are too small.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         settings.check()?;
         let layers = settings.loss_layers();
         layers.check(&self.weights)?;
-        self.frame_size
-            .map_or(Ok(()), |frame_size| layers.check_size("frame", working_size(frame_size, settings.working_size)))
+        if let Some(frame_size) = self.frame_size {
+            layers.check_size("frame", working_size(frame_size, settings.working_size))?;
+            self.check_memory(settings, frame_size, self.picture_size())?;
+        }
+        Ok(())
     }
 
-    /// Paints in the manner of another picture from the next frame on. What was painted so far is where it starts.
+    /// Paints in the manner of another picture from the next frame on, which starts from what was painted so far.
     ///
-    /// The picture's Gram matrices are computed here, or with the first frame, whose size decides how large the
-    /// picture is taken: both have the same long side.
+    /// The picture is resized so that its long side is that of the images that are optimized, and its Gram matrices are
+    /// computed: here, or with the first frame, which decides that size.
     ///
     /// # Errors
     ///
-    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer. The style then stays what it was.
+    /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::Memory`] if there is not enough
+    /// memory for it. The style then stays what it was.
     pub fn set_style(&mut self, picture: Picture) -> Result<()> {
+        let picture_size = picture.size();
         let mut style = StyleTarget::new(Arc::new(picture));
         if let Some(frame_size) = self.frame_size {
+            self.memory = self.check_memory(&self.settings, frame_size, picture_size)?;
             style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
@@ -209,8 +222,8 @@ impl Stylizer {
         Ok(())
     }
 
-    /// The least working size at which the deepest layer of these settings has something left of the style and of
-    /// frames of this size; 0 if there is no layer.
+    /// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest
+    /// layer of these settings; 0 if there is no layer.
     pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
         let shortest_side = settings.loss_layers().deepest().map_or(0, Layer::shortest_side);
         let pictures = self.style.iter().map(|style| style.picture().size());
@@ -220,8 +233,7 @@ impl Stylizer {
         u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
-    /// Makes everything ready for frames of this size. Otherwise that is done when the first one comes, which then takes
-    /// longer.
+    /// Prepares for frames of this size. Without it the first frame does, and takes longer.
     ///
     /// # Errors
     ///
@@ -229,29 +241,36 @@ impl Stylizer {
     pub fn prepare(&mut self, frame_size: (usize, usize)) -> Result<()> {
         let size = working_size(frame_size, self.settings.working_size);
         self.settings.loss_layers().check_size("frame", size)?;
-        if self.frame_size.replace(frame_size) != Some(frame_size) {
-            self.history = None;
+        let style_size = self.style.as_ref().ok_or(Error::NoStyle)?.long_side();
+        let long_side = size.0.max(size.1);
+        if self.frame_size != Some(frame_size) || style_size != Some(long_side) {
+            self.memory = self.check_memory(&self.settings, frame_size, self.picture_size())?;
             // At another size everything takes another time.
             self.costs = Costs::default();
         }
-        let style = self.style.as_mut().ok_or(Error::NoStyle)?;
-        let long_side = size.0.max(size.1);
-        if style.long_side() != Some(long_side) {
+        if self.frame_size.replace(frame_size) != Some(frame_size) {
+            self.history = None;
+        }
+        if let Some(style) = self.style.as_mut().filter(|_| style_size != Some(long_side)) {
             style.prepare(self.objective.as_mut(), long_side)?;
             self.style_updates += 1;
-            self.costs = Costs::default();
         }
         Ok(())
     }
 
-    /// Lets the paint follow a change of what is minimized, a little one (near 0) or any (1), however old it is.
+    /// Width and height of the style picture, 0 if there is none.
+    fn picture_size(&self) -> (usize, usize) {
+        self.style.as_ref().map_or((0, 0), |style| style.picture().size())
+    }
+
+    /// Raises the freshness of the paint after the loss changed: 0 leaves it, 1 makes all of it new.
     fn freshen_paint(&mut self, change: f32) {
         if let Some(history) = &mut self.history {
             history.optimizer.freshen(change);
         }
     }
 
-    /// Lets this interruption break off the painting of frames.
+    /// Breaks off the painting of frames whenever this interruption is set.
     pub fn set_interruption(&mut self, interruption: Interruption) {
         self.interruption = interruption;
     }
@@ -261,14 +280,16 @@ impl Stylizer {
         (self.history, self.frame_size) = (None, None);
     }
 
-    /// Paints a frame, where it lies. A frame of another size than the one before is a first one, and so is that after a
-    /// scene cut: it and what follows are painted as if nothing had been before.
+    /// Paints a frame in place.
+    ///
+    /// A frame of another size than the one before is a first one, and so is one after a scene cut: it and what follows
+    /// are painted as if nothing had been before.
     ///
     /// # Errors
     ///
-    /// [`Error::NoStyle`]; [`Error::TooSmall`] if the deepest layer has nothing left of the frame;
-    /// [`Error::Interrupted`], after which the next frame is a first one; or if the device runs out of memory. The frame
-    /// then stays as it was.
+    /// [`Error::NoStyle`]; [`Error::TooSmall`] if frame or style are too small for the deepest layer; [`Error::Memory`];
+    /// [`Error::Interrupted`], after which the next frame is a first one; [`Error::Tensor`] if the device fails. The
+    /// frame then stays as it was.
     pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
         self.paint(frame, None)
     }
@@ -298,7 +319,7 @@ impl Stylizer {
             }
             _ => (Start::from(content.clone()), Schedule::first(&self.settings)),
         };
-        // In a given time there is none for smaller sizes: the frames that follow go on with a rough picture.
+        // A budget has no time for smaller sizes: the frames that follow refine a rough picture.
         if schedule.is_first()
             && budget.is_none()
             && let Some(painted) = self.paint_coarsely(&content)?
@@ -317,7 +338,7 @@ impl Stylizer {
         };
         let Optimized { image, optimizer, losses, iterations } = optimized;
         let optimized = Instant::now();
-        // The detail is the frame's, and the paint comes from the working size.
+        // Detail comes from the frame at its full size, paint from the working size.
         let (picture, placing) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
             Some(picture) => (picture, Placing::Instead),
             None => (image.minus(&content), Placing::Onto(self.settings.strength as f32)),
@@ -343,8 +364,8 @@ impl Stylizer {
         Ok(report)
     }
 
-    /// Takes the steps of the schedule. In a budget, given with the beginning of the frame, those after the first are
-    /// only taken while there is time.
+    /// Takes the steps of the schedule. With a budget, which comes with the time at which the frame began, it takes steps
+    /// after the first only while there is time.
     fn optimize(&mut self, start: Start, schedule: Schedule, budget: Option<(Instant, Duration)>) -> Result<Optimized> {
         let weights = self.settings.loss_weights();
         let mut optimization = self.objective.optimize(start)?;

@@ -51,6 +51,16 @@ impl Scaler {
         Self { processor, memories: Mutex::default(), wide: Vec::new() }
     }
 
+    /// The memory, in bytes, that a scaler takes at most between frames of one size and images of another.
+    pub(super) fn memory_for(processor: &Processor, frame: (usize, usize), size: (usize, usize)) -> usize {
+        if frame == size {
+            return 0;
+        }
+        // The rows of a band at both sizes, and what the resizer has between them.
+        let band = 3 * 3 * BAND * frame.0;
+        (3 * frame.0 * size.1 + processor.threads() * band) * size_of::<f32>()
+    }
+
     /// The frame at a size that is its own or smaller.
     ///
     /// # Errors

@@ -32,6 +32,9 @@ pub struct Settings {
     /// The long side, in pixels, of the image that is optimized; 0, or anything larger than the frame, is the size
     /// of the frame. Range [`Settings::WORKING_SIZES`].
     pub working_size: u32,
+    /// The most memory, in bytes, that painting may take; 0 is what the machine has. See
+    /// [`Stylizer::memory_for`](super::Stylizer::memory_for).
+    pub memory_limit: u64,
     /// How much of the difference between content and stylized frame is shown, from 0, the content, to 1, all of it.
     pub strength: f64,
     /// Where the image shall look like the content, shallow layers first. May be empty.
@@ -145,6 +148,7 @@ impl Default for Settings {
             iterations: 3,
             first_iterations: 36,
             working_size: 0,
+            memory_limit: 0,
             strength: 1.0,
             content_layers: layers(Self::CONTENT_LAYERS),
             style_layers: layers(Self::STYLE_LAYERS),

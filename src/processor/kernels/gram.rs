@@ -28,7 +28,7 @@ pub struct GramMatrix {
 impl GramMatrix {
     /// Memory for feature maps of `shape`.
     pub fn new(shape: Shape) -> Self {
-        let chunks = (shape.positions() / 2048).clamp(1, 16);
+        let chunks = chunks(shape);
         let matrix = vec![Lanes::ZERO; shape.channels * shape.blocks()];
         Self {
             shape,
@@ -38,6 +38,11 @@ impl GramMatrix {
             difference: matrix,
             squares: vec![0.0; shape.blocks()],
         }
+    }
+
+    /// The bytes of one for feature maps of `shape`.
+    pub fn memory_for(shape: Shape) -> usize {
+        (chunks(shape) + 2) * shape.channels * shape.blocks() * size_of::<Lanes>()
     }
 
     /// The matrix that was last computed.
@@ -111,6 +116,11 @@ impl GramMatrix {
         let len = self.difference.len() / if kind.precision() == Precision::Bf16 { 2 } else { 1 };
         (self.squares.iter().sum(), &self.difference[..len])
     }
+}
+
+/// Into how many parts the positions are divided.
+fn chunks(shape: Shape) -> usize {
+    (shape.positions() / 2048).clamp(1, 16)
 }
 
 struct Sums<'a> {

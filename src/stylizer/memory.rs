@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The memory that painting takes, known before it is allocated.
+
+use sysinfo::System;
+
+use super::{Settings, Stylizer, WarmStart, scaler::Scaler, working_size};
+use crate::{
+    Error, Result,
+    image::fit,
+    motion::{MotionEstimator, Warper},
+    objective,
+};
+
+/// Values of a pixel while an image is optimized: three each for the content, the image, the image at the start, its
+/// gradient with and without filtered rows, both moments of the optimizer; one each for the freshness of the paint and
+/// the trust.
+const OPTIMIZED_VALUES: usize = 7 * 3 + 2;
+/// Those that stay between frames: content, stylized image, both moments, freshness.
+const KEPT_VALUES: usize = 4 * 3 + 1;
+/// More pixels than any machine has memory for. With them no sum of bytes overflows.
+const MOST_PIXELS: usize = 1 << 40;
+/// Planes that are warped: the residual, both moments, freshness.
+const WARPED_PLANES: usize = 3 * 3 + 1;
+
+impl Stylizer {
+    /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
+    /// `None` if it is not known, as on a GPU, which has a memory of its own.
+    ///
+    /// The weights, which stylizers share, are not counted. While a [`Preparation`](super::live::Preparation) runs, it
+    /// takes up to as much again.
+    pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
+        let picture = self.style.as_ref().map_or((0, 0), |style| style.picture().size());
+        self.memory_with(settings, frame_size, picture)
+    }
+
+    /// The same with a style picture of this size.
+    fn memory_with(&self, settings: &Settings, frame_size: (usize, usize), picture: (usize, usize)) -> Option<u64> {
+        let size = working_size(frame_size, settings.working_size);
+        let pixels = |(width, height): (usize, usize)| width * height;
+        let style = if picture == (0, 0) { picture } else { fit(picture, size.0.max(size.1)) };
+        if [size, style, picture].iter().any(|(width, height)| width.saturating_mul(*height) > MOST_PIXELS) {
+            return Some(u64::MAX);
+        }
+        let (layers, processor) = (settings.loss_layers(), &self.processor);
+        let objective = objective::memory_for(&self.weights, &layers, self.device, processor, size, style)?;
+
+        let values = |count: usize, size| count * pixels(size) * size_of::<f32>();
+        // The style is resized plane by plane.
+        let styling = values(KEPT_VALUES, size) + values(3, style) + values(1, picture);
+        let images = values(OPTIMIZED_VALUES, size).max(styling) + 3 * pixels(picture);
+        let motion = if settings.need_motion() { MotionEstimator::memory_for(processor, size) } else { 0 };
+        let follows = settings.warm_start == WarmStart::Flow;
+        let warp = if follows { Warper::memory_for(size, WARPED_PLANES) } else { 0 };
+        Some((objective + images + motion + warp + Scaler::memory_for(processor, frame_size, size)) as u64)
+    }
+
+    /// Checks that there is enough memory to paint frames of this size with these settings and a style picture of this
+    /// size. Returns how much that takes, 0 if it is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Memory`].
+    pub(super) fn check_memory(
+        &self,
+        settings: &Settings,
+        frame_size: (usize, usize),
+        picture: (usize, usize),
+    ) -> Result<u64> {
+        let Some(needed) = self.memory_with(settings, frame_size, picture) else { return Ok(0) };
+        // What is taken already will be used again or be given back.
+        let available = match settings.memory_limit {
+            0 => available_memory().saturating_add(self.memory),
+            limit => limit,
+        };
+        if needed <= available {
+            return Ok(needed);
+        }
+        let fits = |working_size| {
+            let settings = Settings { working_size, ..settings.clone() };
+            self.memory_with(&settings, frame_size, picture).is_some_and(|needed| needed <= available)
+        };
+        let working_size = working_size(frame_size, settings.working_size);
+        let long_side = working_size.0.max(working_size.1) as u32;
+        // The largest that fits is at least `low`, unless even that does not, and below `high`.
+        let (mut low, mut high) = (*Settings::WORKING_SIZES.start(), long_side);
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            if fits(middle) { low = middle } else { high = middle }
+        }
+        let largest = Some(low).filter(|size| *size < long_side && fits(*size));
+        let (width, height) = frame_size;
+        Err(Error::Memory { width, height, working_size: long_side, needed, available, largest })
+    }
+}
+
+/// The memory, in bytes, that the machine and the control group of the process have left. No limit where the system
+/// does not tell.
+fn available_memory() -> u64 {
+    let Ok(mut system) = System::new() else { return u64::MAX };
+    system.refresh_memory();
+    let machine = Some(system.available_memory()).filter(|available| *available > 0).unwrap_or(u64::MAX);
+    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
+    machine.min(group)
+}

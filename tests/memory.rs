@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! What is taken of the memory: as much as was foretold, and no more than there is.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use gstneuralstyle::{
+    Error, Processor,
+    image::{Frame, PackedFormat, Picture},
+    network::Vgg,
+    objective::Device,
+    style,
+    stylizer::{Settings, Stylizer, WarmStart},
+};
+
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's; counting has no effect on it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller vouches for the layout.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller vouches for the pointer and its layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Waits until no other test runs: all memory is counted together.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the job allocates, in bytes: at its peak and in the end.
+fn allocated<T>(job: impl FnOnce() -> T) -> (T, usize, usize) {
+    let before = NOW.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let result = job();
+    (result, PEAK.load(Ordering::Relaxed) - before, NOW.load(Ordering::Relaxed) - before)
+}
+
+fn stylizer(weights: &Arc<Vgg>, settings: Settings, threads: usize, picture: (usize, usize)) -> Stylizer {
+    let processor = Processor::detect(threads).unwrap();
+    let mut stylizer = Stylizer::new(weights.clone(), Device::Cpu, processor, settings).unwrap();
+    let pixels = (0..3 * picture.0 * picture.1).map(|n| (n * 7919 % 251) as u8).collect();
+    stylizer.set_style(Picture::new(picture.0, picture.1, pixels).unwrap()).unwrap();
+    stylizer
+}
+
+fn stylize(stylizer: &mut Stylizer, (width, height): (usize, usize), shift: usize) -> Result<(), Error> {
+    let mut pixels: Vec<u8> = (0..4 * width * height).map(|n| ((n / 4 + shift) % width) as u8).collect();
+    let mut frame = Frame::new(&mut pixels, (width, height), 4 * width, PackedFormat::RGBX).unwrap();
+    stylizer.stylize(&mut frame).map(|_| ())
+}
+
+#[test]
+fn painting_takes_as_much_as_was_foretold() {
+    let _alone = alone();
+    let weights = Arc::new(Vgg::built_in().unwrap());
+    for (size, working_size, warm_start, threads, picture) in [
+        ((320, 180), 0, WarmStart::Flow, 2, (320, 200)),
+        // A style that is larger than the frame, and one that is kept larger than it is used.
+        ((360, 96), 0, WarmStart::Flow, 1, (360, 360)),
+        ((320, 180), 160, WarmStart::Flow, 2, (1500, 1000)),
+        ((640, 360), 320, WarmStart::Flow, 5, (640, 400)),
+        ((200, 300), 0, WarmStart::None, 2, (320, 200)),
+    ] {
+        let mut settings = Settings::default();
+        (settings.iterations, settings.first_iterations) = (1, 1);
+        (settings.working_size, settings.warm_start) = (working_size, warm_start);
+        let (foretold, peak, _) = allocated(|| {
+            let mut stylizer = stylizer(&weights, settings.clone(), threads, picture);
+            for frame in 0..3 {
+                stylize(&mut stylizer, size, frame).unwrap();
+            }
+            stylizer.memory_for(&settings, size).unwrap() as f64
+        });
+        // The frame is not the stylizer's.
+        let peak = (peak - 4 * size.0 * size.1) as f64;
+        assert!((peak / foretold - 1.0).abs() < 0.15, "{size:?} at {working_size}: {peak} of {foretold}");
+    }
+}
+
+#[test]
+fn more_than_there_is_is_refused() {
+    let _alone = alone();
+    let weights = Arc::new(Vgg::built_in().unwrap());
+    let mut settings = Settings::default();
+    settings.memory_limit = 1 << 30;
+    let mut stylizer = stylizer(&weights, settings.clone(), 1, (64, 64));
+    let size = (7680, 4320);
+    let (error, peak, _) = allocated(|| stylizer.prepare(size).unwrap_err());
+    assert!(peak < 1 << 20, "{peak}");
+    let message = error.to_string();
+    assert!(message.contains("7680x4320") && message.contains("1.07 GB"), "{message}");
+    let Error::Memory { largest: Some(largest), needed, .. } = error else { panic!("{message}") };
+    assert_eq!(stylizer.memory_for(&settings, size), Some(needed));
+    let need_at = |working_size| {
+        let mut settings = settings.clone();
+        settings.working_size = working_size;
+        stylizer.memory_for(&settings, size).unwrap()
+    };
+    assert!(need_at(largest) <= 1 << 30 && need_at(largest + 1) > 1 << 30, "{largest}");
+
+    // What fits is painted, and settings that do not fit are refused while it goes on.
+    (settings.working_size, settings.first_iterations) = (64, 1);
+    stylizer.set_settings(settings.clone()).unwrap();
+    stylizer.prepare((640, 360)).unwrap();
+    (settings.memory_limit, settings.working_size) = (100 << 20, 0);
+    assert!(matches!(stylizer.set_settings(settings.clone()), Err(Error::Memory { .. })));
+    settings.memory_limit = 1;
+    assert!(matches!(stylizer.set_settings(settings), Err(Error::Memory { largest: None, .. })));
+    stylize(&mut stylizer, (640, 360), 0).unwrap();
+}
+
+#[test]
+fn no_machine_has_enough_for_what_is_absurd() {
+    let _alone = alone();
+    let weights = Arc::new(Vgg::built_in().unwrap());
+    let mut stylizer = stylizer(&weights, Settings::default(), 1, (64, 64));
+    for size in [(1 << 17, 1 << 17), (1 << 31, 16), (1 << 31, 1 << 31)] {
+        let (error, peak, _) = allocated(|| stylizer.prepare(size).unwrap_err());
+        assert!(matches!(error, Error::Memory { .. }) && peak < 1 << 20, "{error}, {peak}");
+    }
+}
+
+#[test]
+fn a_style_is_kept_in_3_bytes_a_pixel_and_decoded_without_more_than_twice_as_many() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("large.png");
+    for (side, kept_side) in [(2048, 2048), (5000, 4096)] {
+        image::RgbImage::new(side, side).save(&path).unwrap();
+        let (picture, peak, kept) = allocated(|| style::load(path.to_str().unwrap()).unwrap());
+        assert_eq!(picture.size(), (kept_side, kept_side));
+        let (bytes, kept_bytes) = (3 * (side * side) as usize, 3 * kept_side * kept_side);
+        let slack = 4 << 20;
+        assert!(kept < kept_bytes + slack && peak < bytes + kept_bytes + slack, "{side}: {kept}, {peak}");
+    }
+}
