@@ -22,6 +22,15 @@ fn init() {
 /// Few and shallow: what an iteration does is tested elsewhere.
 const QUICK: &str = "iterations=1 first-iterations=2 style-layers=relu1_1 content-layers=relu2_1";
 
+/// A pipeline that says nothing for so long has no end.
+const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(120);
+
+/// Waits until a pipeline ends well, or not.
+fn last_message(pipeline: &gst::Element) -> gst::MessageType {
+    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+    pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &ends).expect("no end").type_()
+}
+
 /// Runs a pipeline to its end and returns the error it stopped with, if any, and the warnings on the way.
 fn run(description: &str) -> (Option<String>, Vec<String>) {
     init();
@@ -30,18 +39,15 @@ fn run(description: &str) -> (Option<String>, Vec<String>) {
     // A failing change of state is on the bus too.
     let _ = pipeline.set_state(gst::State::Playing);
     let mut warnings = Vec::new();
-    let mut outcome = None;
-    for message in bus.iter_timed(gst::ClockTime::from_seconds(120)) {
+    let outcome = loop {
+        let message = bus.timed_pop(PATIENCE).unwrap_or_else(|| panic!("no end of {description}"));
         match message.view() {
-            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Eos(_) => break None,
             gst::MessageView::Warning(warning) => warnings.push(warning.error().to_string()),
-            gst::MessageView::Error(error) => {
-                outcome = Some(error.error().to_string());
-                break;
-            }
+            gst::MessageView::Error(error) => break Some(error.error().to_string()),
             _ => (),
         }
-    }
+    };
     pipeline.set_state(gst::State::Null).unwrap();
     (outcome, warnings)
 }
@@ -135,7 +141,7 @@ fn no_frame_is_lost_or_doubled() {
         gst::PadProbeReturn::Ok
     });
     pipeline.set_state(gst::State::Playing).unwrap();
-    pipeline.bus().unwrap().timed_pop_filtered(None, &[gst::MessageType::Eos, gst::MessageType::Error]).unwrap();
+    assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
     pipeline.set_state(gst::State::Null).unwrap();
     let expected: Vec<_> = (0..12).map(|n| gst::ClockTime::from_mseconds(5 * n)).collect();
     assert_eq!(*frames.lock().unwrap(), expected);
@@ -175,19 +181,15 @@ fn it_can_be_sought_stopped_and_started_again() {
         "videotestsrc num-buffers=20 ! video/x-raw,width=32,height=24,framerate=25/1 ! neuralstyle {QUICK} ! fakesink"
     ))
     .unwrap();
-    let finish = || {
-        let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-        pipeline.bus().unwrap().timed_pop_filtered(None, &ends).unwrap().type_()
-    };
     pipeline.set_state(gst::State::Paused).unwrap();
-    pipeline.state(None).0.unwrap();
+    assert_eq!(pipeline.state(PATIENCE).0, Ok(gst::StateChangeSuccess::Success));
     pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_mseconds(200)).unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
-    assert_eq!(finish(), gst::MessageType::Eos);
+    assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
     for _ in 0..2 {
         pipeline.set_state(gst::State::Null).unwrap();
         pipeline.set_state(gst::State::Playing).unwrap();
-        assert_eq!(finish(), gst::MessageType::Eos);
+        assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
     }
     pipeline.set_state(gst::State::Null).unwrap();
 }
