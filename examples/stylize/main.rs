@@ -2,7 +2,11 @@
 
 //! Paints a video file or a picture in the manner of another picture: the program behind `stylize.sh`.
 
+mod film;
+mod input;
+mod movie_header;
 mod output;
+mod picture;
 mod pipeline;
 mod progress;
 
@@ -16,6 +20,7 @@ use std::{
 
 use clap::Parser;
 use gstneuralstyle::element;
+use input::Input;
 use output::{Format, Part};
 use pipeline::{Interrupted, Pipeline};
 
@@ -29,7 +34,8 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "stylize", version)]
 struct Args {
-    /// Video or picture to paint, of any kind that GStreamer can decode
+    /// What to paint: a video of any kind that GStreamer can decode, a picture or an animation (PNG, JPEG, GIF, WebP, BMP,
+    /// TIFF)
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bunny.mp4"))]
     input: PathBuf,
     /// File to write, replaced if it is there. Its ending decides the format: mp4, mkv or webm, or for a picture (of a
@@ -68,7 +74,8 @@ fn stylize(args: &Args) -> Result<()> {
         return Err(format!("{} is both INPUT and OUTPUT: choose another OUTPUT", args.input.display()).into());
     }
     let format = Format::of(&args.output)?;
-    let pipeline = Pipeline::new(&input, format)?;
+    let of_input = |error| format!("cannot paint {}: {error}", args.input.display());
+    let pipeline = Input::open(&input).and_then(|input| Pipeline::new(input, format)).map_err(of_input)?;
     element::set_properties(pipeline.element(), &args.properties)?;
     let part = Part::beside(&args.output)?;
     let frames = match pipeline.run(&part, &STOP) {
@@ -79,7 +86,7 @@ fn stylize(args: &Args) -> Result<()> {
             mem::forget(pipeline);
             return Err(match error.is::<Interrupted>() {
                 true => error,
-                false => format!("cannot paint {}: {error}", args.input.display()).into(),
+                false => of_input(error).into(),
             });
         }
     };

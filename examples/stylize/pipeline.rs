@@ -2,21 +2,21 @@
 
 //! The GStreamer pipeline from file to file.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use gst::{MessageView, glib, prelude::*};
+use gst_app::AppSrc;
 use gst_pbutils::MissingPluginMessage;
-use image::{ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 
 use crate::{
     Result,
+    film::Film,
+    input::Input,
     output::{Container, Format, Part},
+    picture::Picture,
     progress::Progress,
 };
 
@@ -28,11 +28,11 @@ const SMALLEST_SIDE: i32 = 16;
 
 /// The Debian packages of the elements in use.
 const PACKAGES: [(&str, &[&str]); 5] = [
+    ("gstreamer1.0-plugins-base", &["audioconvert", "audioresample", "opusenc", "videoconvert", "videoscale"]),
     (
-        "gstreamer1.0-plugins-base",
-        &["audioconvert", "audioresample", "opusenc", "uridecodebin", "videoconvert", "videoscale"],
+        "gstreamer1.0-plugins-good",
+        &["deinterlace", "jpegenc", "matroskamux", "mp4mux", "pngenc", "videoflip", "vp9enc", "webmmux"],
     ),
-    ("gstreamer1.0-plugins-good", &["jpegenc", "matroskamux", "mp4mux", "pngenc", "videoflip", "vp9enc", "webmmux"]),
     ("gstreamer1.0-plugins-bad", &["fdkaacenc", "voaacenc"]),
     ("gstreamer1.0-plugins-ugly", &["x264enc"]),
     ("gstreamer1.0-libav", &["avenc_aac"]),
@@ -47,24 +47,19 @@ pub struct Interrupted;
 pub struct Pipeline {
     pipeline: gst::Pipeline,
     element: gst::Element,
+    /// The input, if it is no picture.
+    film: Option<Film>,
+    format: &'static Format,
     /// How many frames are painted.
     frames: Arc<AtomicU64>,
 }
 
 impl Pipeline {
-    pub fn new(input: &Path, format: &'static Format) -> Result<Self> {
-        let kind = ImageReader::open(input).and_then(ImageReader::with_guessed_format).map(|reader| reader.format());
-        if format.container.is_some() && kind.is_ok_and(|kind| kind == Some(ImageFormat::Gif)) {
-            let advice = "GStreamer finds no end in a GIF; paint it to a .png, or convert it to a video first";
-            return Err(format!("cannot paint {}: {advice}", input.display()).into());
-        }
-        // Hardware decoders leave frames where videoconvert does not find them. The frames are painted upright, since
-        // few containers can tell a player to turn them.
+    pub fn new(input: Input, format: &'static Format) -> Result<Self> {
         let mut description = format!(
-            "uridecodebin name=decoder force-sw-decoders=true \
-             queue name=video max-size-time=0 max-size-bytes=0 max-size-buffers=3 ! videoconvert \
-             ! videoflip name=turn video-direction=auto ! neuralstyle name=neuralstyle ! videoconvert \
-             ! videoscale add-borders=true ! capsfilter name=format ! {} ",
+            "queue name=video max-size-time=0 max-size-bytes=0 max-size-buffers=3 ! {} ! neuralstyle name=neuralstyle \
+             ! videoconvert ! videoscale add-borders=true ! capsfilter name=format ! {} ",
+            input.conversion(),
             format.video_encoder
         );
         if let Some(Container { muxer, .. }) = format.container {
@@ -72,26 +67,16 @@ impl Pipeline {
         }
         description += "! filesink name=file";
         let pipeline = launch(&description)?;
-        let audio_encoder = format.container.as_ref().map(audio_encoder).transpose()?;
-
-        let decoder = by_name(&pipeline, "decoder");
-        decoder.set_property("uri", glib::filename_to_uri(input, None)?);
-        if let Some(direction) = photo_direction(input) {
-            by_name(&pipeline, "turn").set_property_from_str("video-direction", direction);
-        }
-        let weak = pipeline.downgrade();
-        decoder.connect_pad_added(move |_, pad| {
-            if let Some(pipeline) = weak.upgrade() {
-                link(&pipeline, pad, format, audio_encoder);
+        let film = match input {
+            Input::Picture(picture) => {
+                decode_picture(&pipeline, picture, format)?;
+                None
             }
-        });
-        let weak = pipeline.downgrade();
-        decoder.connect_no_more_pads(move |decoder| {
-            let video = weak.upgrade().and_then(|pipeline| by_name(&pipeline, "video").static_pad("sink"));
-            if video.is_some_and(|pad| !pad.is_linked()) {
-                gst::element_error!(decoder, gst::StreamError::WrongType, ("there is no video in the input"));
+            Input::Film(film) => {
+                decode_film(&pipeline, &film, format)?;
+                Some(film)
             }
-        });
+        };
 
         let element = by_name(&pipeline, "neuralstyle");
         let frames = Arc::new(AtomicU64::new(0));
@@ -119,7 +104,7 @@ impl Pipeline {
                 gst::PadProbeReturn::Drop
             });
         }
-        Ok(Self { pipeline, element, frames })
+        Ok(Self { pipeline, element, film, format, frames })
     }
 
     /// The element neuralstyle.
@@ -158,6 +143,8 @@ impl Pipeline {
                     }
                     _ => {}
                 }
+            } else if self.film.as_ref().is_some_and(Film::has_given_up) {
+                return Err("GStreamer finds nothing in it".into());
             }
             let frames = self.frames.load(Ordering::Relaxed);
             if frames > 0
@@ -167,6 +154,12 @@ impl Pipeline {
                 progress.set_total(total);
             }
             progress.update(frames);
+        }
+        // Of a film that becomes a picture only the beginning is decoded.
+        if self.format.container.is_some()
+            && let Some(shortfall) = self.film.as_ref().and_then(Film::shortfall)
+        {
+            progress.note(&format!("Warning: {shortfall}"));
         }
         // Closes the file.
         self.pipeline.set_state(gst::State::Null)?;
@@ -178,7 +171,8 @@ impl Pipeline {
 
     /// How many frames the input seems to have.
     fn total(&self) -> Option<u64> {
-        let duration = self.pipeline.query_duration::<gst::ClockTime>()?;
+        self.format.container.as_ref()?;
+        let duration = self.film.as_ref()?.duration()?;
         let caps = self.element.static_pad("src")?.current_caps()?;
         let rate = caps.structure(0)?.get::<gst::Fraction>("framerate").ok()?;
         let frames = duration.seconds_f64() * f64::from(rate.numer()) / f64::from(rate.denom());
@@ -224,19 +218,40 @@ fn by_name(pipeline: &gst::Pipeline, name: &str) -> gst::Element {
     pipeline.by_name(name).expect("the description has an element of this name")
 }
 
-/// How a photo is to be turned, which GStreamer does not tell of photos; `None` if it is none or stands upright.
-fn photo_direction(input: &Path) -> Option<&'static str> {
-    let mut photo = ImageReader::open(input).ok()?.with_guessed_format().ok()?.into_decoder().ok()?;
-    match photo.orientation().ok()? {
-        Orientation::NoTransforms => None,
-        Orientation::Rotate90 => Some("90r"),
-        Orientation::Rotate180 => Some("180"),
-        Orientation::Rotate270 => Some("90l"),
-        Orientation::FlipHorizontal => Some("horiz"),
-        Orientation::FlipVertical => Some("vert"),
-        Orientation::Rotate90FlipH => Some("ul-lr"),
-        Orientation::Rotate270FlipH => Some("ur-ll"),
-    }
+/// Lets a picture be the video of the pipeline.
+fn decode_picture(pipeline: &gst::Pipeline, picture: Picture, format: &Format) -> Result<()> {
+    let caps = picture.caps()?;
+    let source = AppSrc::builder().caps(&caps).format(gst::Format::Time).block(true).build();
+    pipeline.add(&source)?;
+    let pad = source.static_pad("src").ok_or("appsrc has no src pad")?;
+    link_video(pipeline, &pad, format, caps.structure(0).ok_or("the picture has no size")?)?;
+    picture.decode_into(source);
+    Ok(())
+}
+
+/// Lets a film be the video and the sound of the pipeline, as soon as its streams are known.
+fn decode_film(pipeline: &gst::Pipeline, film: &Film, format: &'static Format) -> Result<()> {
+    let audio_encoder = format.container.as_ref().map(audio_encoder).transpose()?;
+    let decoder = film.decoder();
+    pipeline.add(decoder)?;
+    let end = film.end().clone();
+    let weak = pipeline.downgrade();
+    decoder.connect_pad_added(move |_, pad| {
+        if let Some(pipeline) = weak.upgrade() {
+            link(&pipeline, pad, format, audio_encoder);
+            if pad.is_linked() {
+                end.watch(pad);
+            }
+        }
+    });
+    let weak = pipeline.downgrade();
+    decoder.connect_no_more_pads(move |decoder| {
+        let video = weak.upgrade().and_then(|pipeline| by_name(&pipeline, "video").static_pad("sink"));
+        if video.is_some_and(|pad| !pad.is_linked()) {
+            gst::element_error!(decoder, gst::StreamError::WrongType, ("there is no video in the input"));
+        }
+    });
+    Ok(())
 }
 
 /// Takes a decoded stream: the first video and all sound.

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Films as input: decoded by GStreamer, with what it promises compared to what comes.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use gst::{glib, prelude::*};
+
+use crate::{Result, movie_header::MovieHeader};
+
+/// Makes the frames progressive and turns them upright, since few containers can tell a player to do so. The linear
+/// method leaves no comb and keeps the times of all frames, which most others do not. From YUV to 8 bits of RGB in one
+/// step videoconvert loses two levels and more, by way of more bits at most one.
+pub const CONVERSION: &str = "videoconvert ! deinterlace fields=top method=linear \
+    ! video/x-raw,interlace-mode=progressive \
+    ! videoconvert ! video/x-raw,format={GBR_12LE,ARGB64} ! videoconvert dither=none \
+    ! videoflip video-direction=auto";
+
+/// How much of a film may be missing without a word: durations are often rounded, or that of a stream not in use.
+const TOLERANCE: gst::ClockTime = gst::ClockTime::from_mseconds(500);
+
+/// What files of pictures start with, after four bytes.
+const HEIF_STARTS: [&[u8]; 4] = [b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"];
+
+/// A file that GStreamer decodes.
+pub struct Film {
+    decoder: gst::Element,
+    header: Option<Arc<MovieHeader>>,
+    end: End,
+}
+
+impl Film {
+    pub fn open(path: &Path) -> Result<Self> {
+        if is_heif(path)? {
+            return Err("HEIC and AVIF pictures cannot be read: convert it to PNG or JPEG first".into());
+        }
+        let decoder = gst::ElementFactory::make("uridecodebin")
+            .property("uri", glib::filename_to_uri(path, None)?)
+            // Hardware decoders leave frames where videoconvert does not find them.
+            .property("force-sw-decoders", true)
+            .build()?;
+        let header = MovieHeader::read(path).map(Arc::new);
+        if let Some(header) = header.clone() {
+            decoder.connect("source-setup", false, move |values| {
+                let pad = values[1].get::<gst::Element>().ok().and_then(|source| source.static_pad("src"));
+                if let Some(pad) = pad {
+                    correct_header(&pad, header.clone());
+                }
+                None
+            });
+        }
+        Ok(Self { decoder, header, end: End::default() })
+    }
+
+    /// The element with the decoded streams.
+    pub fn decoder(&self) -> &gst::Element {
+        &self.decoder
+    }
+
+    /// How long the film is said to be.
+    pub fn duration(&self) -> Option<gst::ClockTime> {
+        let told = self.header.as_ref().and_then(|header| header.duration);
+        told.or_else(|| self.decoder.query_duration())
+    }
+
+    /// How far the decoded streams came that are watched.
+    pub fn end(&self) -> &End {
+        &self.end
+    }
+
+    /// Whether a demuxer stopped without a stream. decodebin of GStreamer 1.22 loses an error that comes while it adds the
+    /// demuxer, and waits for ever.
+    pub fn has_given_up(&self) -> bool {
+        let has_stopped = |element: &gst::Element| {
+            let is_paused = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Paused;
+            element.num_src_pads() == 0 && element.sink_pads().iter().any(is_paused)
+        };
+        let bin = self.decoder.downcast_ref::<gst::Bin>();
+        let elements = bin.into_iter().flat_map(|bin| bin.iterate_recurse().into_iter().flatten());
+        elements.into_iter().any(|element| is_demuxer(&element) && has_stopped(&element))
+    }
+
+    /// What to say if less came than the film is said to have.
+    pub fn shortfall(&self) -> Option<String> {
+        let end = gst::ClockTime::from_nseconds(self.end.0.load(Ordering::Relaxed));
+        let duration = self.duration()?;
+        (end + TOLERANCE < duration).then(|| {
+            format!(
+                "the input ends after {:.1} s, but says that it has {:.1} s: the file may be incomplete or damaged",
+                end.seconds_f64(),
+                duration.seconds_f64()
+            )
+        })
+    }
+}
+
+/// The running time that decoded streams reach, in nanoseconds.
+#[derive(Clone, Default)]
+pub struct End(Arc<AtomicU64>);
+
+impl End {
+    /// Notes how far the stream of a pad comes.
+    pub fn watch(&self, pad: &gst::Pad) {
+        let end = self.0.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+            if let Some(time) = info.buffer().and_then(|buffer| running_end(pad, buffer)) {
+                end.fetch_max(time.nseconds(), Ordering::Relaxed);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+}
+
+/// Whether a file is a picture of the family of HEIC and AVIF, in which GStreamer finds no film.
+fn is_heif(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(12).read_to_end(&mut start)?;
+    Ok(start.get(4..).is_some_and(|start| HEIF_STARTS.contains(&start)))
+}
+
+fn is_demuxer(element: &gst::Element) -> bool {
+    element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER))
+}
+
+fn correct_header(pad: &gst::Pad, header: Arc<MovieHeader>) {
+    pad.add_probe(gst::PadProbeType::PULL | gst::PadProbeType::BUFFER, move |_, info| {
+        let offset = info.offset;
+        if let Some(buffer) = info.buffer_mut()
+            && let Ok(mut bytes) = buffer.make_mut().map_writable()
+        {
+            header.correct(offset, &mut bytes);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// The running time at which a buffer ends.
+fn running_end(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
+    let event = pad.sticky_event::<gst::event::Segment>(0)?;
+    let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+    let start = segment.to_running_time(buffer.pts()?.max(segment.start()?))?;
+    Some(start + buffer.duration().unwrap_or_default())
+}

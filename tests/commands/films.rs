@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Films as input: their frames, times, levels and sound stay.
+
+use std::fs;
+
+use gst_video::VideoColorRange::{Range0_255, Range16_235};
+
+use crate::place::{FAST, Frame, Place, assert_frames};
+
+/// Runs a clip through, and checks that all but the picture stays.
+fn assert_kept(output: &str, width: u32, height: u32) {
+    let place = Place::new();
+    place.make_clip("clip.mkv", width, height);
+    let run = place.stylize(&["clip.mkv", output], &FAST);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(place.files(), [place.path("clip.mkv"), place.path(output)]);
+
+    let info = place.discover(output);
+    let [video] = &info.video_streams()[..] else { panic!("not one video stream") };
+    assert_eq!((video.width(), video.height()), (width, height));
+    assert_eq!(video.framerate(), gst::Fraction::new(10, 1));
+    assert_eq!(video.par(), gst::Fraction::new(2, 1));
+    assert_eq!(place.count_frames(output), 5);
+    let [audio] = &info.audio_streams()[..] else { panic!("not one audio stream") };
+    assert_eq!((audio.sample_rate(), audio.channels()), (48000, 2));
+    let duration = info.duration().unwrap();
+    // Audio encoders add some milliseconds.
+    assert!((500..600).contains(&duration.mseconds()), "{duration}");
+}
+
+#[test]
+fn keeps_size_rate_and_sound_in_mp4() {
+    assert_kept("painted.mp4", 64, 48);
+}
+
+#[test]
+fn keeps_odd_sizes_in_mp4() {
+    assert_kept("painted.mp4", 65, 49);
+}
+
+#[test]
+fn keeps_size_rate_and_sound_in_webm() {
+    assert_kept("painted.webm", 65, 48);
+}
+
+#[test]
+fn keeps_size_rate_and_sound_in_mkv() {
+    assert_kept("painted.mkv", 64, 48);
+}
+
+#[test]
+fn paints_video_without_sound() {
+    let place = Place::new();
+    place.make("clip.mp4", "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! x264enc ! mp4mux");
+    let run = place.stylize(&["clip.mp4", "painted.mp4"], &FAST);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(place.count_frames("painted.mp4"), 3);
+    assert!(place.discover("painted.mp4").audio_streams().is_empty());
+}
+
+#[test]
+fn paints_video_upright() {
+    let place = Place::new();
+    place.make("clip.mp4", "videotestsrc num-buffers=3 ! video/x-raw,width=64,height=48 ! x264enc ! mp4mux");
+    // What a telephone held upright writes: the matrix of the track header (tkhd) turns the frames by 90 degrees.
+    let matrix: Vec<u8> =
+        [0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x4000_0000].into_iter().flat_map(i32::to_be_bytes).collect();
+    let mut clip = fs::read(place.path("clip.mp4")).unwrap();
+    let start = clip.windows(4).position(|window| window == b"tkhd").unwrap() + 44;
+    clip[start..start + matrix.len()].copy_from_slice(&matrix);
+    fs::write(place.path("clip.mp4"), clip).unwrap();
+
+    let run = place.stylize(&["clip.mp4", "painted.mp4"], &FAST);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let info = place.discover("painted.mp4");
+    let [video] = &info.video_streams()[..] else { panic!("not one video stream") };
+    assert_eq!((video.width(), video.height()), (48, 64));
+}
+
+#[test]
+fn keeps_the_first_size_when_it_changes() {
+    let place = Place::new();
+    let mut whole = Vec::new();
+    for (name, size) in [("small.ts", "width=64,height=48"), ("large.ts", "width=128,height=72")] {
+        let source = format!("videotestsrc num-buffers=5 ! video/x-raw,framerate=10/1,{size}");
+        place.make(name, &format!("{source} ! x264enc ! mpegtsmux"));
+        whole.extend(fs::read(place.path(name)).unwrap());
+    }
+    fs::write(place.path("clip.ts"), whole).unwrap();
+    let run = place.stylize(&["clip.ts", "painted.mkv"], &FAST);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert_eq!(place.count_frames("painted.mkv"), 10);
+    let info = place.discover("painted.mkv");
+    let [video] = &info.video_streams()[..] else { panic!("not one video stream") };
+    assert_eq!((video.width(), video.height(), video.par()), (64, 48, gst::Fraction::new(1, 1)));
+}
+
+/// Frames that follow each other every 100 ms, each lighter than the one before.
+fn ramp(count: u8) -> Vec<Frame> {
+    (0..count).map(|index| Frame::new(100 * u64::from(index), 16 + 7 * index)).collect()
+}
+
+const LOSSLESS: &str = "x264enc quantizer=0 pass=quant";
+
+#[test]
+fn keeps_count_and_times_of_frames() {
+    let place = Place::new();
+    let frames = ramp(12);
+    for (name, range, pipeline) in [
+        ("b-frames.mp4", Range16_235, format!("{LOSSLESS} bframes=3 b-adapt=false ! mp4mux")),
+        ("b-frames.mkv", Range16_235, format!("{LOSSLESS} bframes=3 b-adapt=false ! matroskamux")),
+        ("b-frames.ts", Range16_235, format!("{LOSSLESS} bframes=3 b-adapt=false ! mpegtsmux")),
+        ("pieces.mp4", Range16_235, format!("{LOSSLESS} ! mp4mux fragment-duration=500")),
+        ("clip.mov", Range0_255, "jpegenc quality=100 ! qtmux".into()),
+        ("clip.avi", Range0_255, "jpegenc quality=100 ! avimux".into()),
+        ("clip.webm", Range16_235, "vp8enc min-quantizer=0 max-quantizer=0 ! webmmux".into()),
+    ] {
+        place.make_film(name, &frames, range, &pipeline);
+        let said = place.pass_through(name, "painted.mkv");
+        assert!(!said.contains("Warning"), "{name}: {said}");
+        assert_frames(&place.frames("painted.mkv"), &frames);
+    }
+}
+
+#[test]
+fn keeps_long_waits_between_frames() {
+    let place = Place::new();
+    // As a recording of a screen has them.
+    let mut frames = ramp(12);
+    for (wait, frame) in frames[8..].iter_mut().enumerate() {
+        frame.time += 5000 * (wait as u64 + 1);
+    }
+    place.make_film("screen.mkv", &frames, Range16_235, &format!("{LOSSLESS} ! matroskamux"));
+    for output in ["painted.mp4", "painted.mkv", "painted.webm"] {
+        place.pass_through("screen.mkv", output);
+        assert_frames(&place.frames(output), &frames);
+    }
+}
+
+/// Cuts an MP4 file of one track as players and cutters do that copy the stream: its edit list leaves out what comes
+/// before `start` and after `end`, in milliseconds.
+fn cut(film: &mut [u8], start: u32, end: u32) {
+    let content = |kind: &[u8; 4]| film.windows(4).position(|window| window == kind).unwrap() + 4;
+    // All of version 0; see ISO/IEC 14496-12.
+    let (movie, track, edits) = (content(b"mvhd"), content(b"mdhd"), content(b"elst"));
+    let read = |place: usize| u32::from_be_bytes(film[place..place + 4].try_into().unwrap());
+    let duration = (end - start) * read(movie + 12) / 1000;
+    let first = read(edits + 12) + start * read(track + 12) / 1000;
+    for (place, value) in [(movie + 16, duration), (edits + 8, duration), (edits + 12, first)] {
+        film[place..place + 4].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+#[test]
+fn paints_what_a_cut_film_shows() {
+    let place = Place::new();
+    let frames = ramp(30);
+    for (start, end, encoder, muxer) in [
+        // Some groups of pictures, and one.
+        (7, 27, "key-int-max=5 bframes=0", "mp4mux"),
+        (7, 27, "key-int-max=5 bframes=0", "qtmux"),
+        (7, 27, "key-int-max=10 bframes=2 b-adapt=false", "mp4mux"),
+        (18, 28, "key-int-max=30 bframes=0", "mp4mux"),
+        (18, 28, "key-int-max=30 bframes=2 b-adapt=false", "mp4mux"),
+    ] {
+        place.make_film("cut.mp4", &frames, Range16_235, &format!("{LOSSLESS} {encoder} ! {muxer}"));
+        let mut film = fs::read(place.path("cut.mp4")).unwrap();
+        cut(&mut film, 100 * start, 100 * end);
+        fs::write(place.path("cut.mp4"), film).unwrap();
+        let mut shown = frames[start as usize..end as usize].to_vec();
+        shown.iter_mut().for_each(|frame| frame.time -= u64::from(100 * start));
+        let said = place.pass_through("cut.mp4", "painted.mp4");
+        assert!(!said.contains("Warning"), "{said}");
+        assert_frames(&place.frames("painted.mp4"), &shown);
+    }
+}
+
+#[test]
+fn keeps_the_levels_of_full_range() {
+    let place = Place::new();
+    let levels = [2, 10, 100, 128, 200, 251, 254];
+    let frames: Vec<_> = (0..).zip(levels).map(|(index, level)| Frame::new(100 * index, level)).collect();
+    for (name, muxer) in [("full_range.mp4", "mp4mux"), ("full_range.mov", "qtmux"), ("full_range.mkv", "matroskamux")]
+    {
+        place.make_film(name, &frames, Range0_255, &format!("{LOSSLESS} ! {muxer}"));
+        place.pass_through(name, "painted.mp4");
+        assert_frames(&place.frames("painted.mp4"), &frames);
+    }
+}
+
+#[test]
+fn warns_of_a_film_that_ends_early() {
+    let place = Place::new();
+    let frames = ramp(30);
+    place.make_film("film.mp4", &frames, Range16_235, &format!("{LOSSLESS} ! mp4mux faststart=true"));
+    let film = fs::read(place.path("film.mp4")).unwrap();
+    fs::write(place.path("film.mp4"), &film[..film.len() * 8 / 10]).unwrap();
+    let said = place.pass_through("film.mp4", "painted.mp4");
+    assert!(said.contains("Warning: the input ends after"), "{said}");
+    let found = place.frames("painted.mp4");
+    assert!((5..25).contains(&found.len()), "{}", found.len());
+    assert_frames(&found, &frames[..found.len()]);
+    // Of a picture one frame is wanted.
+    let said = place.pass_through("film.mp4", "painted.png");
+    assert!(!said.contains("Warning"), "{said}");
+}
+
+#[test]
+fn deinterlaces() {
+    let place = Place::new();
+    let fields: Vec<_> = (0..12).map(|index| Frame::new(100 * u64::from(index), 20 * index)).collect();
+    for top_field_first in [true, false] {
+        let interlace = format!("interlace field-pattern=1:1 top-field-first={top_field_first}");
+        place.make_film(
+            "film.mkv",
+            &fields,
+            Range16_235,
+            &format!("{interlace} ! {LOSSLESS} interlaced=true ! matroskamux"),
+        );
+        let comb = place.frames("film.mkv")[5].comb;
+        assert!(comb >= 16, "the film is no test: {comb}");
+        place.pass_through("film.mkv", "painted.mkv");
+        let found = place.frames("painted.mkv");
+        let combs: Vec<_> = found.iter().map(|frame| frame.comb).collect();
+        assert!(combs.iter().all(|&comb| comb <= 2), "{combs:?}");
+        // Two fields are one frame of the film, and the top field of them is shown.
+        let shown = if top_field_first { 0 } else { 1 };
+        let frames: Vec<_> = fields.chunks(2).map(|pair| Frame::new(pair[0].time, pair[shown].level)).collect();
+        assert_frames(&found, &frames);
+    }
+}
