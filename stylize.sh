@@ -8,7 +8,7 @@ Paint a video or a picture in the manner of another picture.
 
 Usage: ./stylize.sh [INPUT [OUTPUT]] [-- PROPERTY=VALUE ...]
 
-  INPUT           video or picture, of any kind that GStreamer can decode [a short clip that comes along]
+  INPUT           video of any kind that GStreamer can decode, picture or animation [a short clip that comes along]
   OUTPUT          file to write: .mp4, .mkv or .webm, or for a picture .png or .jpg [stylized.mp4]
   PROPERTY=VALUE  settings of the element neuralstyle; a wrong one, such as -- help, lists all:
                     style=FILE          the picture to paint like, or the name of a built-in style
@@ -16,7 +16,7 @@ Usage: ./stylize.sh [INPUT [OUTPUT]] [-- PROPERTY=VALUE ...]
                     iterations=COUNT    more paints better, and takes longer
                     working-size=PIXELS less is faster, and gives broader strokes
 
-The first run installs what is missing (with apt-get, on Debian and Ubuntu) and builds the program.
+The first run installs what is missing (with apt-get, on Debian and Ubuntu) and builds the program and the plugin.
 EOF
 }
 
@@ -32,6 +32,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$root/.ci/install.sh"
 install_missing
 # Cargo looks for its configuration in the current directory, but paths are relative to the caller's.
-(cd "$root" && cargo build --release --locked --example stylize)
+# The library is the plugin, where the README tells GStreamer to look for it.
+(cd "$root" && cargo build --release --locked --lib --example stylize)
 target=$(cd "$root" && target_directory)
 exec "$target/release/examples/stylize" "$@"
