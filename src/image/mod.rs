@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Images as the optimization sees them, and the packed video frames that they come from and go to.
+//! Images in planes of floating point, which are optimized, and packed frames and pictures of 8-bit colour.
 
 mod frame;
 mod picture;

@@ -6,22 +6,22 @@ use fast_image_resize as fir;
 
 use crate::{Error, Result};
 
-/// What lies between pixels.
+/// How a plane is resampled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Filter {
-    /// The mean of the area that goes into each pixel.
+    /// Each pixel is the mean of the area that it covers.
     Shrink,
     /// Cubic interpolation (Catmull and Rom 1974).
     Enlarge,
 }
 
-/// Resizes planes, with memory to be used again.
+/// Resizes planes. It reuses its memory.
 #[derive(Default)]
 pub(crate) struct Resizer(fir::Resizer);
 
 impl Resizer {
-    /// Fills a plane with a range of rows, whole or not, of another. Each comes with its width. What lies around the
-    /// range counts where the filter reaches it.
+    /// Resizes a range of rows of a plane to fill another plane. Planes come with their widths. The range may begin and
+    /// end within a row, and the filter reads beyond it.
     ///
     /// # Errors
     ///

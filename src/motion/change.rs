@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What is not the same along the flow: how much each pixel changed, and how much of the frame is new, which tells a
-//! scene cut.
+//! How much each pixel changed along the flow, and how much of the frame is new, which tells a scene cut.
 
 use std::ops::Range;
 
@@ -15,16 +14,16 @@ use crate::processor::{Processor, Task, Vector};
 /// How many levels lie between the finer and the coarser of the two that are compared.
 const LEVELS_BETWEEN: usize = 2;
 
-/// Mean square of what the noise of cameras and codecs leaves in two frames on a coarse level, in grey levels.
+/// The mean square, in grey levels, of the noise of cameras and codecs that is left on a coarse level of two frames.
 const NOISE: f32 = 8.0;
 
 /// Fills in the change of each pixel and the novelty of the frame, from flow and trust.
 ///
-/// Both come from a level of the pyramid, where there is neither noise nor the fine detail that no flow follows
-/// exactly. The novelty compares texture, which is what this level has more than the coarsest one and which neither a
-/// flash nor a fade changes: with n and l the texture of the new frame and that of the last, moved, it is
-/// `1 - sum of trust * max(2 n l, 0) / sum of (n^2 + l^2)`, where noise does not count. Of frames of less than 31 pixels
-/// on the long side nothing can be told, and it is 0.
+/// Both are measured on a coarse level of the pyramid, which has no noise and no detail too fine for the flow. The
+/// novelty compares texture: the difference between this level and the coarsest one, which neither a flash nor a fade
+/// changes. With n the texture of the new frame and l that of the last one, warped, it is
+/// `sum of (n^2 + l^2 - trust * max(2 n l, 0)) / sum of (n^2 + l^2 + NOISE)`. Frames of less than 31 pixels on the long
+/// side have a single level, and a novelty of 0.
 pub fn measure(processor: &Processor, motion: &mut Motion, last: &Pyramid, new: &Pyramid) {
     let Motion { flow, trust, change, novelty } = motion;
     let coarsest = new.levels().len() - 1;
@@ -62,7 +61,8 @@ pub fn measure(processor: &Processor, motion: &mut Motion, last: &Pyramid, new: 
     }));
 }
 
-/// The texture of a row in both frames, in squared grey levels, and what of it the flow does not find again.
+/// The energy of the texture of a row in both frames, in squared grey levels: all of it, and what the flow does not find
+/// again.
 #[derive(Clone, Default)]
 struct Texture {
     all: f32,
@@ -73,10 +73,10 @@ struct Texture {
 struct Compare<'a> {
     flow: &'a Flow,
     trust: &'a [f32],
-    /// The level that is compared and the coarsest.
+    /// The compared level and the coarsest.
     last: [&'a Plane; 2],
     new: [&'a Plane; 2],
-    /// Levels from full size to that which is compared, and from there to the coarsest.
+    /// The number of levels from the full size to the compared one, and from there to the coarsest.
     levels: [usize; 2],
     first_row: usize,
     changes: &'a mut [f32],
@@ -124,8 +124,7 @@ impl Task for Compare<'_> {
     }
 }
 
-/// Means over squares of `side` pixels, as far as there are so many, that begin with these rows of a plane, which is as
-/// wide as `sums`.
+/// The means over squares of `side` pixels, fewer at the edges, in these rows of a plane that is as wide as `sums`.
 #[inline(always)]
 fn means(plane: &[f32], rows: Range<usize>, sums: &mut [f32], side: usize, to: &mut [f32]) {
     let count = rows.len();
@@ -139,7 +138,7 @@ fn means(plane: &[f32], rows: Range<usize>, sums: &mut [f32], side: usize, to: &
     }
 }
 
-/// Brings some rows of the change to full size.
+/// Enlarges some rows of the change to full size.
 struct Enlarge<'a> {
     changes: &'a [f32],
     /// Width and height of the level.

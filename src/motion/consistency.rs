@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Which pixels' flow to trust: where the flow back and the flow forth agree.
+//! The forward-backward check: the flow is trusted where those of both directions agree.
 
 use std::ops::Range;
 
@@ -15,9 +15,9 @@ use crate::processor::{Processor, Task, Vector};
 const SHARE: f32 = 0.01;
 const TOLERANCE: f32 = 0.5;
 
-/// Fills `trust`, a value for each pixel of `flow`, from it and the flow of the other direction, which may be so many
-/// levels coarser: 0 where they disagree or the flow leaves the frame and on the pixels next to these, then growing to
-/// 1 over two more pixels.
+/// Fills `trust`, a value for each pixel of `flow`, from `flow` and the flow of the other direction, which may be so many
+/// levels coarser. It is 0 where they disagree, where the flow leaves the frame, and on the pixels next to these. Over
+/// two more pixels it rises to 1.
 pub fn check(processor: &Processor, flow: &Flow, (other, levels): (&Flow, usize), trust: &mut Vec<f32>) {
     let (width, height) = (flow.width, flow.height);
     trust.resize(width * height, 0.0);
@@ -90,7 +90,7 @@ impl Check<'_> {
     }
 }
 
-/// Makes rows from the 3x3 pixels around each of theirs. Beyond the outermost pixels that there are these go on.
+/// Fills rows from the 3x3 pixels around each pixel. Beyond the edges the outermost pixels are repeated.
 #[inline(always)]
 fn combine(
     width: usize,

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where the things in a frame were in the last one.
+//! The motion between frames: optical flow, how far to trust it, scene cuts, and warping along it.
 //!
-//! The flow is found on a pyramid of grey levels, from the coarsest level to the full size. On each level patches are
-//! searched, starting from the flow of the level before (dense inverse search), and what they say is refined to a flow
-//! that is smooth wherever the picture allows (variational refinement). This is done in both directions, from the new
-//! frame back to the last and forth, and where the two disagree the flow is not to be trusted.
+//! The flow is estimated on a pyramid of grey levels, from the coarsest level to the full size. On each level a search
+//! for patches starts from the flow of the coarser level (dense inverse search, DIS), and a variational refinement makes
+//! the result smooth wherever the picture allows. Both directions are estimated, from the new frame back to the last and
+//! forth. Where they disagree the flow is not trusted.
 //!
-//! All of it is done in bands of rows, whose number follows that of the threads. No result depends on them.
+//! The work is divided into bands of rows, one or more for each thread. No result depends on the bands.
 
 mod change;
 mod consistency;
@@ -25,29 +25,32 @@ use refinement::Refine;
 use search::{Densify, Search, Start};
 pub use warp::Warper;
 
-/// Rounds of refinement on a level, and on the finest, where one takes longer than on all others together.
+/// Rounds of refinement on a level, and on the finest level, where a round takes longer than on all others together.
 const ROUNDS: usize = 3;
 const FINEST_ROUNDS: usize = 2;
 
-/// A displacement for each pixel.
+/// Optical flow: a displacement for each pixel.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Flow {
-    /// Width and height in pixels.
+    /// Width in pixels.
     pub width: usize,
+    /// Height in pixels.
     pub height: usize,
-    /// To the right and down, in pixels: the pixel (i, j) was at (i + x, j + y), with x and y at `j * width + i`.
+    /// Displacements to the right, in pixels: with x and y at `j * width + i`, what is at the pixel (i, j) of the new
+    /// frame was at (i + x, j + y) in the last one.
     pub x: Vec<f32>,
+    /// Displacements down, in pixels, in the same way.
     pub y: Vec<f32>,
 }
 
 impl Flow {
-    /// A flow of no motion.
+    /// The flow of a picture that stands still.
     pub fn zero(width: usize, height: usize) -> Self {
         Self { width, height, x: vec![0.0; width * height], y: vec![0.0; width * height] }
     }
 
-    /// How far the pixel of this number was outside of the frame: 0 inside, 1 from two pixels beyond its edge on.
+    /// How far outside of the last frame the pixel of this index was: 0 inside, 1 at two pixels or more beyond the edge.
     pub(crate) fn share_outside(&self, pixel: usize) -> f32 {
         let beyond = |at: f32, length: usize| (-at).max(at - (length - 1) as f32);
         let (i, j) = ((pixel % self.width) as f32, (pixel / self.width) as f32);
@@ -81,18 +84,17 @@ struct Band<'a> {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Motion {
-    /// Where each pixel of the new frame was in the last one.
+    /// The displacement from each pixel of the new frame to its place in the last one.
     pub flow: Flow,
-    /// How far to trust the flow of each pixel: 1 fully, 0 not at all, and a soft edge between.
+    /// How far to trust the flow of each pixel, from 0, not at all, to 1, fully. The edges between them are soft.
     pub trust: Vec<f32>,
-    /// How far the smoothed grey level of each pixel is from what it was along the flow, in levels of 8-bit colour.
+    /// The difference of each pixel's smoothed grey level along the flow, in levels of 8-bit colour.
     pub change: Vec<f32>,
-    /// The share of the frames' texture that the flow does not find again: near 0 from one frame to the next, near 1
-    /// from one scene to another.
+    /// The share of the frames' texture that the flow does not find again: near 0 within a scene, near 1 at a cut.
     pub novelty: f32,
 }
 
-/// Finds the motion between frames.
+/// Estimates the motion between frames.
 ///
 /// The result is the same for any number of threads.
 pub struct MotionEstimator {
@@ -108,9 +110,9 @@ pub struct MotionEstimator {
 #[derive(Default)]
 struct Direction {
     flow: Flow,
-    /// What the flow is made from: that of the coarser level, or that before a round of refinement.
+    /// The flow of the coarser level, or the flow before a round of refinement.
     before: Flow,
-    /// Where the patches were found, in the last pass and in the one before.
+    /// The displacements of the patches, by the last pass and by the one before.
     found: Vec<[f32; 2]>,
     found_before: Vec<[f32; 2]>,
     /// Memory for the jobs.
@@ -141,7 +143,8 @@ impl MotionEstimator {
         2 * pyramid::memory_for(size) + directions + motion
     }
 
-    /// The motion from `last` to `new`, two frames of one size. It takes less time if `last` is what `new` was before.
+    /// The motion from `last` to `new`, two frames of one size. It takes less time if `last` is the `new` of the call
+    /// before.
     ///
     /// # Panics
     ///
@@ -168,7 +171,7 @@ impl MotionEstimator {
             };
             let backward = (&mut self.backward, [new, last]);
             if effort == Effort::Finest {
-                // The flow forth only serves to check that back, for which half the size is enough.
+                // The forward flow is only for the consistency check, for which half the size is enough.
                 estimate(processor, &mut [backward], effort);
             } else {
                 estimate(processor, &mut [backward, (&mut self.forward, [last, new])], effort);
@@ -183,18 +186,18 @@ impl MotionEstimator {
     }
 }
 
-/// What is done on a level.
+/// How much is done on a level.
 #[derive(Clone, Copy, PartialEq)]
 enum Effort {
-    /// The search begins without any flow.
+    /// The search starts without a flow.
     Coarsest,
-    /// It begins with the flow of the next coarser level.
+    /// The search starts from the flow of the next coarser level.
     Middle,
-    /// As there, but what is found is good already and need not be told to the neighbours.
+    /// The same, but the patches do not look where their neighbours were found: they are close enough.
     Finest,
 }
 
-/// Finds the flow of a level in some directions, each with the picture it starts from and that it leads to.
+/// Estimates the flow of a level in one or both directions. Each comes with the picture at its start and at its end.
 fn estimate(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
     search(processor, directions, effort);
     let rounds = if effort == Effort::Finest { FINEST_ROUNDS } else { ROUNDS };
@@ -203,7 +206,7 @@ fn estimate(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2
     }
 }
 
-/// Finds the flow by patches.
+/// Estimates the flow by the search for patches.
 fn search(processor: &Processor, directions: &mut [(&mut Direction, [&Plane; 2])], effort: Effort) {
     let bands = processor.threads().div_ceil(directions.len());
     for (direction, [picture, _]) in &mut *directions {

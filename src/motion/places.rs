@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Values of a plane between its pixels.
+//! Bilinear interpolation in a plane.
 
-/// Added to a number from 0 up to this, it leaves the nearest whole number in the lower bits. Conversions of numbers
-/// that could have any value take a branch each.
+/// Added to a number from 0 to 2^23, it leaves the nearest integer in the lower bits. A cast would take a branch for
+/// numbers out of range.
 const WHOLE: f32 = (1 << 23) as f32;
 
-/// Where to look in a plane for each of some pixels. All that can be computed for many pixels at a time is done before
-/// the values are fetched, which goes pixel by pixel.
+/// Places in a plane, with the pixels and weights to interpolate there. These are computed many at a time; only fetching
+/// the values goes one by one.
 #[derive(Default)]
 pub struct Places {
-    /// The pixel above and to the left of each place.
+    /// The index of the pixel above and to the left of each place.
     starts: Vec<u32>,
-    /// How far each place is from there, 0 to 1 pixel, to the right and down.
+    /// The distance from that pixel to the right and down, 0 to 1 pixel.
     right_shares: Vec<f32>,
     lower_shares: Vec<f32>,
-    /// From a pixel to the next on the right and the next below.
+    /// The offsets to the next pixel on the right and to the next below.
     next: [usize; 2],
 }
 
 impl Places {
-    /// Takes places over, those beyond the edges as at the edge. The plane has this size and number of values from one
-    /// row to the next.
+    /// Sets the places, in a plane of this size whose rows are `stride` values apart. Places beyond the edges are moved to
+    /// the edge.
     #[inline(always)]
     pub fn set(
         &mut self,
@@ -31,7 +31,7 @@ impl Places {
     ) {
         let axis = |at: f32, length: usize| {
             let at = at.max(0.0).min((length - 1) as f32);
-            // After it comes another pixel, unless there is but one.
+            // There is another pixel after it, unless the plane has only one.
             let before = (at - 0.5).max(0.0).min(length.saturating_sub(2) as f32) + WHOLE;
             (before.to_bits() - WHOLE.to_bits(), at - (before - WHOLE))
         };
@@ -48,7 +48,7 @@ impl Places {
         }
     }
 
-    /// The values of the plane at the places, by bilinear interpolation.
+    /// The values of a plane at the places.
     #[inline(always)]
     pub fn look_up(&self, plane: &[f32], values: &mut [f32]) {
         let [right, below] = self.next;
@@ -63,7 +63,7 @@ impl Places {
     }
 }
 
-/// From the coordinate of a pixel to that of its place so many levels coarser.
+/// Converts the coordinate of a pixel to that of its place on a level that is so many levels coarser.
 #[inline(always)]
 pub fn between_levels(levels: usize) -> impl Fn(f32) -> f32 + Copy {
     let scale = 1.0 / (1 << levels) as f32;

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A frame's grey levels at full size, half size, quarter size and so on.
+//! The image pyramid: a frame's grey levels at full size, half size, quarter size and so on.
 
 use crate::{
     image::Image,
     processor::{Processor, Task, Vector},
 };
 
-/// How far a [`Plane`] goes on beyond its edges, in pixels.
+/// The width of the border of a [`Plane`], in pixels.
 pub const BORDER: usize = 16;
 
-/// No level has a longer side shorter than this, so that a patch of the coarsest level is at most half of it.
+/// The least long side of a level, so that a patch of the coarsest level is at most half of it.
 const COARSEST_SIDE: usize = 16;
 
-/// Columns that are halved at a time.
+/// How many columns are halved at a time.
 const CHUNK: usize = 256;
 
-/// Grey levels, 0 to 255, in rows from top to bottom. Beyond the edges the outermost pixels go on for
-/// [`BORDER`] pixels.
+/// Grey levels, 0 to 255, in rows from top to bottom. The outermost pixels are repeated in a border of [`BORDER`] pixels.
 #[derive(Debug, Clone, Default)]
 pub struct Plane {
     width: usize,
@@ -38,7 +37,7 @@ impl Plane {
         self.height
     }
 
-    /// From one row to the next in [`rows_from`](Self::rows_from).
+    /// The offset from one row to the next in [`rows_from`](Self::rows_from).
     #[inline(always)]
     pub fn stride(&self) -> usize {
         self.width + 2 * BORDER
@@ -50,7 +49,7 @@ impl Plane {
         &self.data[(y + BORDER) * self.stride() + BORDER..][..self.width]
     }
 
-    /// All values from this pixel on, which may lie in the border.
+    /// All values from this pixel on, which may be in the border.
     #[inline(always)]
     pub fn rows_from(&self, x: isize, y: isize) -> &[f32] {
         let row = y.wrapping_add_unsigned(BORDER).cast_unsigned();
@@ -79,7 +78,7 @@ impl Plane {
     }
 }
 
-/// The same picture at falling sizes: each level halves the one before, rounding up.
+/// A picture at falling sizes: each level has half the size of the one before, rounded up.
 #[derive(Debug, Clone, Default)]
 pub struct Pyramid {
     levels: Vec<Plane>,
@@ -91,12 +90,12 @@ impl Pyramid {
         &self.levels
     }
 
-    /// Whether it was made from pictures of this size.
+    /// Whether its pictures have this size.
     pub fn has_size(&self, (width, height): (usize, usize)) -> bool {
         self.levels.first().is_some_and(|plane| (plane.width, plane.height) == (width, height))
     }
 
-    /// Whether it was built from this picture, as far as its grey levels tell.
+    /// Whether its picture has the grey levels of this one.
     pub fn shows(&self, processor: &Processor, image: &Image) -> bool {
         let mut same = self.has_size(image.size());
         if same {
@@ -105,7 +104,7 @@ impl Pyramid {
         same
     }
 
-    /// Fills it with the levels of a picture.
+    /// Fills it from a picture.
     pub fn build(&mut self, processor: &Processor, image: &Image) {
         if !self.has_size(image.size()) {
             self.levels = sizes(image.size()).map(|(width, height)| Plane::new(width, height)).collect();
@@ -132,7 +131,7 @@ fn sizes(size: (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// Grey as the eye weighs the colours (ITU-R BT.601).
+/// The luma of a row (ITU-R BT.601).
 #[inline(always)]
 fn grey(image: &Image, y: usize) -> impl Iterator<Item = f32> {
     let (width, plane) = (image.width(), image.width() * image.height());
@@ -152,7 +151,7 @@ impl Task for Compare<'_> {
     fn run<V: Vector>(self) {
         *self.same = (0..self.plane.height).all(|y| {
             let pixels = self.plane.row(y).iter().zip(grey(self.image, y));
-            // Without a way out in between, the row is compared many pixels at a time.
+            // Without an early return the row is compared many pixels at a time.
             pixels.fold(true, |same, (known, level)| same & (*known == level))
         });
     }
@@ -178,7 +177,7 @@ impl Task for Build<'_> {
 }
 
 /// Blurs by the binomial filter 1 3 3 1 in both directions and takes every second pixel. The filter is centred between
-/// four pixels, as the pixels of the smaller level are.
+/// pixels, where those of the smaller level are.
 #[inline(always)]
 fn halve(from: &Plane, to: &mut Plane) {
     let stride = from.stride();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Variational refinement (Brox, Bruhn, Papenberg and Weickert 2004): from a flow that is about right to one that is
-//! smooth wherever the picture does not contradict.
+//! Variational refinement (Brox, Bruhn, Papenberg and Weickert 2004) of a flow that is about right: the result is smooth
+//! wherever the picture allows.
 //!
 //! The flow minimizes the sum over the pixels of
 //!
@@ -9,10 +9,9 @@
 //! P(brightness constancy^2) + GRADIENT * P(gradient constancy^2) + SMOOTHNESS * P(|grad u|^2 + |grad v|^2)
 //! ```
 //!
-//! with P(s^2) = sqrt(s^2 + e^2). Both constancies are divided by the gradient of what shall be constant, so that they
-//! are distances in pixels (Zimmer, Bruhn and Weickert 2011). A round takes them for linear and P for
-//! quadratic at the flow so far, which gives a system of linear equations, and comes close to its solution by
-//! successive over-relaxation.
+//! with P(s^2) = sqrt(s^2 + e^2). Both constancies are divided by the gradient of what should be constant, so that they
+//! are distances in pixels (Zimmer, Bruhn and Weickert 2011). A round makes them linear and P quadratic around the flow
+//! so far. That gives a system of linear equations, which successive over-relaxation nearly solves.
 
 use std::ops::Range;
 
@@ -23,18 +22,18 @@ use crate::processor::{LANES, Task, Vector};
 const BRIGHTNESS: f32 = 5.0;
 const GRADIENT: f32 = 10.0;
 const SMOOTHNESS: f32 = 5.0;
-/// Square of the gradient, in levels a pixel, below which it counts as noise.
+/// The square of a gradient, in levels a pixel, that counts as noise.
 const NOISE: f32 = 1.0;
 /// e^2 in P.
 const EPSILON: f32 = 1e-4;
-/// Half sweeps of the relaxation in a round, and by how much each goes beyond.
+/// Half sweeps of the relaxation in a round, and its factor.
 const HALF_SWEEPS: usize = 10;
 const RELAXATION: f32 = 1.6;
 
-/// Rows that a job computes beyond its own on either side. A pixel hears of the next in half a sweep, so that the rows
-/// a job keeps come out as if it had all.
+/// Rows that a job computes beyond its own on either side. Half a sweep carries values one pixel further, so that the
+/// rows which a job keeps are the same as with one job for all rows.
 const MARGIN: usize = HALF_SWEEPS;
-/// Rows, and pairs of columns, beyond the edges in the memory of a job, so that edges need no code of their own.
+/// Rows, and pairs of columns, beyond the edges in the memory of a job, so that edges are no special case.
 const PAD_ROWS: usize = 2;
 const PAD_COLUMNS: usize = 1;
 
@@ -44,17 +43,17 @@ pub struct Refine<'a> {
     pub other: &'a Plane,
     pub flow: &'a Flow,
     pub rows: Range<usize>,
-    /// Where the rows of the refined flow go.
+    /// The rows of the refined flow.
     pub x: &'a mut [f32],
     pub y: &'a mut [f32],
     pub memory: &'a mut Memory,
 }
 
-/// A plane in two: the even and the odd columns. Neighbours are in different ones, as are, in a row, the colours of the
-/// chessboard that half sweeps follow.
+/// A plane in two parts, its even and its odd columns. In a row these are the two colours of the chessboard that half
+/// sweeps follow.
 type Columns = [Vec<f32>; 2];
 
-/// What a job computes with, to be used again.
+/// The memory of a job, reused from round to round.
 #[derive(Default)]
 pub struct Memory {
     places: Places,
@@ -83,8 +82,8 @@ struct Layout {
     width: usize,
     height: usize,
     rows: Range<usize>,
-    /// Columns of each kind. There may be more than the picture has, so that they fill whole vectors. They hold
-    /// nothing of meaning, and no weight ties others to them.
+    /// Columns of each parity, rounded up to whole vectors. Those beyond the picture have no meaning, and a weight of 0 to
+    /// all others.
     columns: usize,
 }
 
@@ -106,14 +105,14 @@ impl Layout {
         (self.rows.len() + 2 * PAD_ROWS) * self.stride()
     }
 
-    /// Where the row of the picture begins, with its padding. `y` may be up to [`PAD_ROWS`] outside.
+    /// The index at which the row of the picture begins, with its padding. `y` may be up to [`PAD_ROWS`] outside.
     #[inline(always)]
     fn start(&self, y: isize) -> usize {
         (y + PAD_ROWS as isize - self.rows.start as isize).cast_unsigned() * self.stride()
     }
 
-    /// For each pixel in the even (0) or odd (1) columns of a row, that so many columns further. All such slices have
-    /// the same length, so that a loop over them needs no checks and is compiled for many pixels at a time.
+    /// For the pixels in the even (0) or odd (1) columns of a row, the pixels so many columns further. All such slices have
+    /// the same length, so that loops over them need no bounds checks and are vectorized.
     #[inline(always)]
     fn near<'a>(&self, plane: &'a Columns, y: isize, parity: usize, further: isize) -> &'a [f32] {
         let column = parity as isize + further;
@@ -121,12 +120,12 @@ impl Layout {
         &plane[column.rem_euclid(2).cast_unsigned()][start..][..self.columns]
     }
 
-    /// For each pixel in these columns of a row, those in the square of `SIDE` pixels around it.
+    /// For the pixels in these columns of a row, the pixels in the square of `SIDE` around each.
     #[inline(always)]
     fn around<'a, const SIDE: usize>(&self, plane: &'a Columns, y: isize, parity: usize) -> [[&'a [f32]; SIDE]; SIDE] {
         let mut around = [[&[][..]; SIDE]; SIDE];
         let offset = |n: usize| n as isize - (SIDE / 2) as isize;
-        // Loops, as the compiler does not look into closures that make arrays and would not know the lengths.
+        // Loops, because the compiler does not see the lengths through closures that make arrays.
         for (row, slices) in around.iter_mut().enumerate() {
             for (column, slice) in slices.iter_mut().enumerate() {
                 *slice = self.near(plane, y + offset(row), parity, offset(column));
@@ -146,14 +145,14 @@ impl Layout {
         ]
     }
 
-    /// The pixels of a row in a plane's even or odd columns, to be changed.
+    /// The pixels of a row in the even or odd columns of a plane, mutable.
     #[inline(always)]
     fn row_mut<'a>(&self, columns: &'a mut [f32], y: isize) -> &'a mut [f32] {
         let start = self.start(y) + PAD_COLUMNS;
         &mut columns[start..][..self.columns]
     }
 
-    /// The pixels in these columns of a row, to be changed, and those to the left, to the right, above and below.
+    /// The pixels in these columns of a row, mutable, and those to the left, to the right, above and below.
     #[inline(always)]
     fn split<'a>(&self, plane: &'a mut Columns, y: isize, parity: usize) -> (&'a mut [f32], [&'a [f32]; 4]) {
         let [even, odd] = plane;
@@ -171,7 +170,7 @@ impl Layout {
         (here, around)
     }
 
-    /// Sets a row. Its outermost values go on beyond its ends.
+    /// Sets a row. Its outermost values are repeated beyond its ends.
     #[inline(always)]
     fn set(&self, plane: &mut Columns, y: isize, row: &[f32]) {
         let start = self.start(y);
@@ -188,7 +187,7 @@ impl Layout {
         }
     }
 
-    /// A row without what is beyond its ends.
+    /// Reads a row, without the values beyond its ends.
     #[inline(always)]
     fn get(&self, plane: &Columns, y: isize, row: &mut [f32]) {
         let [even, odd] = [0, 1].map(|parity| self.near(plane, y, parity, 0));
@@ -222,9 +221,8 @@ impl Task for Refine<'_> {
         memory.smooth(&layout, start - 1);
         memory.smooth(&layout, start);
         memory.tie(&layout, start - 1);
-        // All steps and half sweeps go down the rows together, each as far behind the one before as it has to be, so that
-        // a row is still in the cache when the next comes to it. They find every pixel as if they had gone one after
-        // the other.
+        // All steps and half sweeps go down the rows together, each some rows behind the one before, so that a row is
+        // still in the cache for the next. The results are the same as one after the other.
         for front in start..end + HALF_SWEEPS as isize {
             if front < end {
                 memory.warp(&layout, self.picture, self.other, self.flow, front + 2);
@@ -255,7 +253,7 @@ impl Memory {
         let Self { mean, difference, inside, x, y, smoothness, right, below, inverse, constant, .. } = self;
         let single = [mean, difference, inside, x, y, smoothness, right, below];
         for columns in single.into_iter().chain(inverse).chain(constant).flatten() {
-            // What is there already need not be cleared, as every value is set before it matters.
+            // Old values need not be cleared: each is set before it is used.
             if columns.len() < layout.len() {
                 columns.resize(layout.len(), 0.0);
             }
@@ -263,7 +261,7 @@ impl Memory {
         self.warped.resize(layout.width, 0.0);
     }
 
-    /// Takes a row of the flow over, and the mean and the difference of the picture and the other one, warped by it.
+    /// Sets a row of the flow, and of the mean and the difference of the picture and the other one, warped by the flow.
     #[inline(always)]
     fn warp(&mut self, layout: &Layout, picture: &Plane, other: &Plane, flow: &Flow, row: isize) {
         let (width, height) = (layout.width, layout.height);
@@ -308,7 +306,7 @@ impl Memory {
             mean_row(layout.row_mut(&mut self.right[parity], y), here, right);
             let row = layout.row_mut(&mut self.below[parity], y);
             mean_row(row, here, below);
-            // Nothing lies beyond the edges.
+            // There is nothing beyond the edges.
             if y < 0 || y + 1 == layout.height as isize {
                 row.fill(0.0);
             }
@@ -319,7 +317,7 @@ impl Memory {
         self.right[last % 2][start + last / 2] = 0.0;
     }
 
-    /// The equations of each pixel of a row, solved for its own flow.
+    /// Sets up the equations of the pixels of a row, solved for each pixel's own flow.
     #[inline(always)]
     fn set_up(&mut self, layout: &Layout, y: isize) {
         for parity in 0..2 {
@@ -336,7 +334,7 @@ impl Memory {
         }
     }
 
-    /// Half a sweep of a row: the pixels of one colour of a chessboard, each by its equations and its neighbours' flow.
+    /// Half a sweep of a row: updates the pixels of one colour of the chessboard from their equations and neighbours.
     #[inline(always)]
     fn relax(&mut self, layout: &Layout, y: isize, colour: usize) {
         let parity = (y.cast_unsigned() + colour) % 2;
@@ -371,9 +369,8 @@ fn mean_row(to: &mut [f32], a: &[f32], b: &[f32]) {
     to.iter_mut().zip(a).zip(b).for_each(|((to, a), b)| *to = 0.5 * (a + b));
 }
 
-/// What the equations of a row of pixels are made of. All slices are as long as the row. Those that are written to are
-/// arguments of [`solve`](Self::solve): that they overlap no other is then known to the compiler, which can compute
-/// many pixels at a time.
+/// The inputs of the equations of a row of pixels, in slices as long as the row. Outputs are arguments of
+/// [`solve`](Self::solve): so the compiler knows that they overlap nothing else, and vectorizes.
 struct Equations<'a> {
     /// The pixels around each, up to two rows and columns away.
     mean: [[&'a [f32]; 5]; 5],
@@ -399,7 +396,7 @@ impl Equations<'_> {
             let ixz = 0.5 * (difference[1][2][n] - difference[1][0][n]);
             let iyz = 0.5 * (difference[2][1][n] - difference[0][1][n]);
 
-            // The derivatives of P, each in as few divisions and roots as it takes.
+            // The derivatives of P, with few divisions and roots.
             let norm = ix * ix + iy * iy + NOISE;
             let weight = inside[n] * BRIGHTNESS / (norm * (iz * iz + EPSILON * norm)).sqrt();
             let mut m = [weight * ix * ix, weight * ix * iy, weight * iy * iy];
@@ -419,7 +416,7 @@ impl Equations<'_> {
             let [flow_x, flow_y] = flow.map(|flow| flow[n]);
             p[n] = r[0] + m[0] * flow_x + m[1] * flow_y;
             q[n] = r[1] + m[1] * flow_x + m[2] * flow_y;
-            // Of pixels that were found to stand still this keeps noise away.
+            // Pixels that were found to stand still do so, whatever the noise.
             let moves = if flow_x == 0.0 && flow_y == 0.0 { 0.0 } else { 1.0 };
             let around = (smoothness[0][n] + smoothness[1][n]) + (smoothness[2][n] + smoothness[3][n]);
             // Not zero, even for a lone pixel without structure.
@@ -432,7 +429,7 @@ impl Equations<'_> {
     }
 }
 
-/// What half a sweep reads of a row, in slices as those of [`Equations`].
+/// The inputs of half a sweep of a row, in slices as those of [`Equations`].
 struct Sweep<'a> {
     inverse: [&'a [f32]; 3],
     constant: [&'a [f32]; 2],
@@ -453,7 +450,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// What a component of the flow around a pixel adds to its equations.
+    /// What a component of the neighbours' flow adds to the equations of a pixel.
     #[inline(always)]
     fn pull(&self, flow: &[&[f32]; 4], n: usize) -> f32 {
         let [left, right, above, below] = self.smoothness;

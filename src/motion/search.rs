@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Dense inverse search (Kroeger, Timofte, Dai and Van Gool 2016): square patches of one picture are looked for in
-//! the other by gradient descent, and where they overlap they vote for the flow.
+//! Dense inverse search (Kroeger, Timofte, Dai and Van Gool 2016): gradient descent finds square patches of one picture
+//! in the other. The patches overlap, and the flow of a pixel is a mean over them.
 
 use std::ops::Range;
 
@@ -13,35 +13,35 @@ use crate::processor::{Lanes, Task, Vector};
 
 /// Side of a patch in pixels.
 const PATCH: usize = 8;
-/// From one patch to the next, in pixels.
+/// The distance from one patch to the next, in pixels.
 const STEP: usize = 4;
-/// Steps of the descent at most.
+/// The most steps of a descent.
 const DESCENT: usize = 12;
 /// A step shorter than this, in pixels, is the last.
 const ARRIVED: f32 = 0.02;
-/// A displacement shorter than this, in pixels, may be none at all.
+/// A displacement shorter than this, in pixels, may be due to noise.
 const STILL: f32 = 0.5;
-/// It is none if the sum of squared differences without it is below this many times that with it: noise is smoothed by
-/// interpolation halfway between pixels to five eighths, and fitted by the descent a little on top.
+/// It is taken for noise if without it the sum of squared differences is at most so many times as large. Interpolation
+/// halfway between pixels smooths noise to five eighths, and the descent fits a little of it.
 const STILL_RATIO: f32 = 1.75;
-/// Added to the sums of squared gradients of a patch, in squared levels: about what the noise of a camera adds. It
-/// keeps patches without structure in their place.
+/// Added to the sums of squared gradients of a patch, in squared levels: about what the noise of a camera adds. So patches
+/// without structure stay in their place.
 const DAMPING: f32 = 256.0;
 
-/// Its share of a patch that a pixel has.
+/// The share of a pixel in a patch.
 const SHARE: f32 = 1.0 / (PATCH * PATCH) as f32;
-/// Rows of a patch from one that shares its [`Lanes`] to the other.
+/// How many rows apart the two rows are that share a [`Lanes`].
 const HALF: usize = PATCH / 2;
 
-/// The pixels of a patch: in each [`Lanes`] a row of the upper half, then the row as far down in the lower half.
+/// The pixels of a patch: each [`Lanes`] has a row of the upper half and then the same row of the lower half.
 type Values = [Lanes; HALF];
 
-/// Places of the patches along a side of so many pixels.
+/// How many patches there are along a side of so many pixels.
 pub fn patches_along(length: usize) -> usize {
     length.saturating_sub(PATCH).div_ceil(STEP) + 1
 }
 
-/// Where a patch begins. The last ends with the side; on a side shorter than a patch the only one goes on beyond it.
+/// Where a patch begins. The last one ends with the side; on a side shorter than a patch the only one goes beyond it.
 fn origin(number: usize, length: usize) -> usize {
     (number * STEP).min(length.saturating_sub(PATCH))
 }
@@ -54,27 +54,27 @@ pub fn memory_for((width, height): (usize, usize)) -> usize {
 
 /// Finds a row of patches.
 pub struct Search<'a> {
-    /// The picture whose patches are looked for.
+    /// The picture of the patches.
     pub picture: &'a Plane,
-    /// The picture they are looked for in.
+    /// The picture in which they are searched.
     pub other: &'a Plane,
     pub start: Start<'a>,
     /// Whether patches stay where they are if that may be noise; see [`Patch::may_stand_still`].
     pub settle: bool,
-    /// Number of the row.
+    /// The number of the row of patches.
     pub row: usize,
-    /// Where its patches were found: how far from their places, in pixels.
+    /// The displacements at which its patches were found, in pixels.
     pub found: &'a mut [[f32; 2]],
 }
 
-/// Where the descent of a patch may begin.
+/// Where the descent of a patch may start.
 #[derive(Clone, Copy)]
 pub enum Start<'a> {
-    /// Where it is.
+    /// At its own place.
     Still,
-    /// Where the flow of the next smaller level says, or where the patch is.
+    /// At the displacement of the next coarser level, there or nearby, or at its own place.
     Coarser(&'a Flow),
-    /// Where it or its neighbours were found.
+    /// Where the patch or one of its neighbours was found.
     Neighbours(&'a [[f32; 2]]),
 }
 
@@ -141,7 +141,7 @@ struct Patch<V> {
     inverse: [f32; 3],
 }
 
-/// How a patch fits somewhere.
+/// How a patch fits at a displacement.
 #[derive(Clone, Copy)]
 struct Fit {
     displacement: [f32; 2],
@@ -178,10 +178,10 @@ impl<V: Vector> Patch<V> {
         }
         let [x, y, xx, xy, yy] = sums.map(V::sum);
         let (xx, xy, yy) = (xx - SHARE * x * x + DAMPING, xy - SHARE * x * y, yy - SHARE * y * y + DAMPING);
-        // Not zero, as the matrix of the sums is positive and the damping makes it definite.
+        // Not zero: the damping makes the matrix of the sums positive definite.
         let scale = 1.0 / (xx * yy - xy * xy);
         patch.inverse = [yy * scale, -xy * scale, xx * scale];
-        // Without their mean the derivatives do not see that of the difference they are multiplied by.
+        // With derivatives of mean zero, the mean of the differences has no effect.
         for (slopes, sum) in patch.slopes.iter_mut().zip([x, y]) {
             let mean = V::splat(SHARE * sum);
             slopes.iter_mut().for_each(|slopes| *slopes = slopes.sub(mean));
@@ -227,7 +227,7 @@ impl<V: Vector> Patch<V> {
         Fit { displacement, error: squares - SHARE * total * total, slope: [x, y] }
     }
 
-    /// The guess at which the patch fits best; of several, the first.
+    /// The guess at which the patch fits best, the first of several.
     #[inline(always)]
     fn best<const N: usize>(&self, other: &Plane, guesses: &[[f32; 2]; N]) -> Fit {
         let mut best = self.fit(other, guesses[0]);
@@ -243,8 +243,8 @@ impl<V: Vector> Patch<V> {
         best
     }
 
-    /// Follows the slope from `start` to where the patch fits. Inverse compositional (Baker and Matthews 2004): the
-    /// derivatives are the patch's, and the same in each step.
+    /// Descends from `start` to where the patch fits. It is inverse compositional (Baker and Matthews 2004): the
+    /// derivatives are those of the patch, the same in each step.
     #[inline(always)]
     fn descend(&self, other: &Plane, start: Fit) -> Fit {
         let [xx, xy, yy] = self.inverse;
@@ -270,7 +270,7 @@ impl<V: Vector> Patch<V> {
         best
     }
 
-    /// Leaves the patch in its place if noise alone could be why it was found elsewhere.
+    /// Leaves the patch in its place if it may have been found elsewhere because of noise alone.
     #[inline(always)]
     fn settle(&self, other: &Plane, found: Fit) -> Fit {
         let [x, y] = found.displacement;
@@ -283,7 +283,7 @@ impl<V: Vector> Patch<V> {
         found
     }
 
-    /// How well each pixel fits: the inverse of the difference, where that is above one level (Kroeger et al. 2016).
+    /// How well each pixel fits: the inverse of its difference, at most 1 (Kroeger et al. 2016).
     #[inline(always)]
     fn weights(&self, other: &Plane, displacement: [f32; 2]) -> Values {
         let differences = self.differences(other, displacement);
@@ -298,17 +298,17 @@ impl<V: Vector> Patch<V> {
     }
 }
 
-/// Makes some rows of a flow out of what was found: the mean over the patches that cover a pixel, weighted by how well
-/// it fits.
+/// Makes rows of a flow from the displacements of patches: the mean over the patches that cover a pixel, weighted by how
+/// well it fits.
 pub struct Densify<'a> {
     pub picture: &'a Plane,
     pub other: &'a Plane,
-    /// What was found for all patches.
+    /// The displacements of all patches.
     pub found: &'a [[f32; 2]],
     pub rows: Range<usize>,
     pub x: &'a mut [f32],
     pub y: &'a mut [f32],
-    /// Memory for three times the rows, each by a patch wider than the picture.
+    /// Memory for three planes of the rows, each wider than the picture by a patch.
     pub sums: &'a mut Vec<f32>,
 }
 

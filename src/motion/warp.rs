@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Moves images along a flow.
+//! Warping: moves images along a flow.
 //!
-//! Between the pixels lies the cubic B-spline that passes through them (Unser 1999, "Splines: a perfect fit for signal
-//! and image processing"). What is warped with every frame is blurred with every frame, by whatever the interpolation
-//! takes from fine detail. This one takes less than a Catmull-Rom kernel, which also costs four by four pixels. It adds
-//! nothing either: no frequency comes out stronger than it went in, as with the Lanczos kernel, whose ringing grows.
+//! The interpolation is the cubic B-spline through the pixels (Unser 1999, "Splines: a perfect fit for signal and image
+//! processing"). Images are warped again with every frame, and each time an interpolation takes something from fine
+//! detail. This one takes less than a Catmull-Rom kernel of the same four by four pixels. And it amplifies no frequency,
+//! while the ringing of a Lanczos kernel grows from frame to frame.
 
 use super::Flow;
 use crate::processor::{Processor, Task, Vector};
 
-/// Coefficients that a pixel needs in each direction.
+/// How many coefficients a pixel needs in each direction.
 const TAPS: usize = 4;
-/// Coefficients beyond the left and the upper edge, and beyond both edges together.
+/// How many coefficients there are beyond the left and the upper edge, and beyond both edges together.
 const BEFORE: usize = 1;
 const BEYOND: usize = TAPS - 1;
 
-/// How far the filter that makes the coefficients reaches: what is left out is below 1e-5.
+/// The reach of the filter from pixels to coefficients. The part that is cut off is below 1e-5.
 const REACH: usize = 8;
-/// That filter from its centre outwards: powers of sqrt(3) - 2 (Unser 1999), with a sum of 1 over both sides.
+/// That filter from its centre outwards: powers of sqrt(3) - 2 (Unser 1999), normalized to a sum of 1 over both sides.
 const FILTER: [f32; REACH + 1] = {
     const POLE: f64 = -0.267_949_192_431_122_7;
     let (mut filter, mut sum) = ([1.0; REACH + 1], 1.0);
@@ -37,7 +37,7 @@ const FILTER: [f32; REACH + 1] = {
     rounded
 };
 
-/// Warps images, with memory to be used again.
+/// Warps images. It reuses its memory.
 pub struct Warper {
     processor: Processor,
     coefficients: Vec<f32>,
@@ -54,11 +54,10 @@ impl Warper {
         planes * (width + BEYOND) * (height + BEYOND) * size_of::<f32>()
     }
 
-    /// Moves each pixel to where the flow says it is now: pixel p gets what was at p + flow(p). Each image is any
-    /// number of planes of the flow's size.
+    /// Warps images in place: pixel p gets what was at p + flow(p). Each image is any number of planes of the flow's size.
     ///
-    /// Where the flow is zero nothing changes. Beyond the edges the outermost pixels go on. Near a sharp edge values go
-    /// a little beyond those that were there, so that what must not be negative can become it.
+    /// Where the flow is zero no bit changes. Beyond the edges the outermost pixels are repeated. Values overshoot a little
+    /// near sharp edges, so that positive ones can become negative.
     ///
     /// # Panics
     ///
@@ -95,11 +94,11 @@ impl Warper {
     }
 }
 
-/// Makes rows of coefficients of a spline through the pixels of a plane.
+/// Computes rows of the coefficients of the spline through a plane.
 struct Filter<'a> {
     plane: &'a [f32],
     width: usize,
-    /// Where the rows begin, counted from the first coefficients, which are `BEFORE` rows above the plane.
+    /// The first row, counted from the first coefficients, which are `BEFORE` rows above the plane.
     first_row: usize,
     coefficients: &'a mut [f32],
 }
@@ -109,7 +108,7 @@ impl Task for Filter<'_> {
     fn run<V: Vector>(self) {
         let Self { plane, width, first_row, coefficients } = self;
         let last = (plane.len() / width - 1) as isize;
-        // A row filtered from above and below, with what the filter along the row needs beyond the edges.
+        // A row, filtered along the columns, and repeated beyond the edges as far as the filter along the row reaches.
         const AROUND: usize = BEFORE + REACH;
         let stride = width + BEYOND;
         let mut filtered = vec![0.0; stride + 2 * REACH];
@@ -138,7 +137,7 @@ impl Task for Filter<'_> {
     }
 }
 
-/// Fills rows of planes from the coefficients of all.
+/// Fills rows of planes from their coefficients.
 struct Interpolate<'a> {
     flow: &'a Flow,
     coefficients: &'a [f32],
@@ -180,7 +179,7 @@ impl Task for Interpolate<'_> {
     }
 }
 
-/// The cubic B-spline at the four pixels around a place, given how far that is from the second of them (0 to 1).
+/// The weights of the cubic B-spline for the four pixels around a place, given its distance, 0 to 1, from the second.
 #[inline(always)]
 fn weights(at: f32) -> [f32; TAPS] {
     let rest = 1.0 - at;
@@ -242,7 +241,7 @@ mod tests {
         let ramp = |x: f32, y: f32| 3.0 * x - 2.0 * y;
         let (mut warped, expected) = (plane(width, height, ramp), plane(width, height, |x, y| ramp(x + 1.3, y - 0.6)));
         warper(3).warp(&shift(width, height, 1.3, -0.6), &mut [&mut warped]);
-        // The edges, where the ramp does not go on, are felt this far inside.
+        // The edges, where the ramp ends, have an effect this far inside.
         const EDGE: usize = 12;
         for y in EDGE..height - EDGE {
             for n in y * width + EDGE..(y + 1) * width - EDGE {
@@ -266,7 +265,7 @@ mod tests {
     #[test]
     fn a_hundred_warps_keep_detail_and_ring_no_more() {
         let (width, height) = (64, 64);
-        // Waves of six pixels, as fine as brush strokes are, and a hard edge, which rings if anything does.
+        // Waves of six pixels, as fine as brush strokes, and a hard edge, which would show ringing.
         let fine = plane(width, height, |x, y| 60.0 * (x * std::f32::consts::TAU / 6.0).sin() * (y * 0.8).cos());
         let edge = plane(width, height, |x, _| if x < 32.0 { 0.0 } else { 200.0 });
         let mut images = [fine.clone(), edge];

@@ -21,7 +21,7 @@ pub const MAX_KEPT_SIDE: u32 = 4096;
 /// The largest decoded style image, in bytes.
 const MAX_DECODED: u64 = 1 << 30;
 
-/// A picture that comes with the library. `examples/paint_styles` painted it.
+/// A picture that comes with the library, painted by `examples/paint_styles`.
 struct BuiltIn {
     name: &'static str,
     jpeg: &'static [u8],
@@ -33,7 +33,7 @@ const BUILT_IN: [BuiltIn; 3] = [
     BuiltIn { name: "glass", jpeg: include_bytes!("glass.jpg") },
 ];
 
-/// The style that is used if none is named.
+/// The default style.
 pub const DEFAULT: &str = BUILT_IN[0].name;
 
 /// The names of the built-in styles, the default one first.

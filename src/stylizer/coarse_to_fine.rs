@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! First frames are painted at smaller sizes first.
+//! First frames are painted coarse to fine.
 //!
-//! A smaller image takes a fraction of the time, and what the network sees of it at once is a larger part of the
-//! picture: so come the broad strokes, which are then refined from size to size (Gatys, Ecker, Bethge, Hertzmann and
-//! Shechtman 2017, section 7).
+//! In a smaller image the receptive fields of the network cover a larger part of the picture, and an iteration takes a
+//! fraction of the time. It gives broad strokes, which are then refined from size to size (Gatys, Ecker, Bethge,
+//! Hertzmann and Shechtman 2017, section 7).
 
 use std::iter;
 
 use super::{Schedule, Stylizer, style_target::StyleTarget};
 use crate::{Result, image::Image, objective::LossLayers};
 
-/// The long side of the smallest image, at least, in pixels.
+/// The least long side of the smallest image, in pixels.
 const COARSEST: usize = 64;
 
 impl Stylizer {
-    /// Paints the content at all smaller sizes, the smallest first, and returns it with what was painted scaled up:
-    /// where to start at its own size. `None` if there is no smaller size. They show the style alone, also while the
-    /// last one crosses into it.
+    /// Paints the content at all smaller sizes, the smallest first, and returns the image to start from at its own size.
+    /// `None` if there is no smaller size. The paint is that of the new style alone, even during a cross-fade.
     pub(super) fn paint_coarsely(&mut self, content: &Image) -> Result<Option<Image>> {
         let Some(style) = &self.style else { return Ok(None) };
         let sizes = smaller_sizes(content.size(), &self.settings.loss_layers(), style);
         let residual = self.paint_at(&sizes, content);
-        // Also after an error: what comes next has another size.
+        // Also after an error: the next frame has another size.
         if let Some(style) = &self.style {
             style.install(self.objective.as_mut())?;
         }
         residual?.map(|residual| repaint(&residual, content)).transpose()
     }
 
-    /// Paints the content at these sizes, the last one first, and returns the residual of the first.
+    /// Paints the content at these sizes, from the last to the first, and returns the residual of the first.
     fn paint_at(&mut self, sizes: &[(usize, usize)], content: &Image) -> Result<Option<Image>> {
         let mut residual: Option<Image> = None;
         for &(width, height) in sizes.iter().rev() {
@@ -49,12 +48,12 @@ impl Stylizer {
     }
 }
 
-/// Content with what was painted at another size.
+/// The content with a residual of another size added.
 fn repaint(residual: &Image, content: &Image) -> Result<Image> {
     Ok(residual.resized(content.width(), content.height())?.on(content, 1.0))
 }
 
-/// The sizes below this one, each half of the one before, at which the network sees something of content and style.
+/// The smaller sizes, each half of the one before, at which content and style are large enough for the network.
 fn smaller_sizes(size: (usize, usize), layers: &LossLayers, style: &StyleTarget) -> Vec<(usize, usize)> {
     let halves = iter::successors(Some(size), |(width, height)| Some((width / 2, height / 2))).skip(1);
     let is_enough = |size: &(usize, usize)| {
@@ -75,7 +74,7 @@ mod tests {
     use crate::{image::Picture, stylizer::Settings};
 
     #[test]
-    fn sizes_are_halved_while_something_is_left_to_see() {
+    fn sizes_are_halved_while_they_are_large_enough() {
         let sizes = |size, style: (usize, usize)| {
             let style =
                 StyleTarget::new(Arc::new(Picture::new(style.0, style.1, vec![0; 3 * style.0 * style.1]).unwrap()));

@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Pictures of what goes on inside, for people who tune.
+//! Pictures of flow, trust and residual, for tuning.
 
 use crate::{
     image::Image,
     motion::{Flow, Motion},
 };
 
-/// The least length of a flow that has full colour, in pixels: what stands still shall look as if it did.
+/// The least length of a flow that is drawn in full colour, in pixels, so that what stands still looks still.
 const SHORTEST_REACH: f32 = 1.0;
-/// A residual of zero is in the middle of all levels, and what goes to black or white is twice as far from it.
+/// The level of a residual of zero. Residuals are halved, so that all of them fit between 0 and 255.
 const MIDDLE: f32 = 128.0;
 
-/// What is shown of a frame.
+/// What a frame shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DebugView {
     /// The painted frame.
     #[default]
     Painted,
-    /// Where the things in the frame were in the last one: the hue tells in which direction, as on a clock face with red
-    /// at three and green at seven, and the saturation how far, full being the longest way in the frame or one pixel.
+    /// The optical flow, which points to where things were in the last frame. The hue is its direction: red to the right,
+    /// green to the lower left, blue to the upper left. The saturation is its length, as a share of the longest in the
+    /// frame or of one pixel, whichever is longer.
     Flow,
-    /// How far the flow is trusted: white fully, black not at all.
+    /// The trust in the flow: white is full, black is none.
     Mask,
-    /// What is painted onto the frame: half of it, from grey.
+    /// The residual, which is painted frame minus frame: half of it, added to grey.
     Residual,
 }
 
@@ -32,8 +33,8 @@ impl DebugView {
         matches!(self, Self::Flow | Self::Mask)
     }
 
-    /// The picture at the working size; `None` for the painted frame itself. A frame without motion, because nothing
-    /// came before it, is black.
+    /// The picture at the working size; `None` for the painted frame itself. Without motion, as in a first frame, it is
+    /// black.
     pub(super) fn picture(self, motion: Option<&Motion>, content: &Image, stylized: &Image) -> Option<Image> {
         let black = || Image::filled(content.width(), content.height(), 0.0);
         match self {
@@ -51,7 +52,7 @@ fn flow(flow: &Flow) -> Image {
     let mut picture = Image::filled(flow.width, flow.height, 0.0);
     let pixels = flow.x.len();
     for (plane, values) in picture.data_mut().chunks_exact_mut(pixels).enumerate() {
-        // Each colour is strongest in its own direction, a third of a turn from those of the others.
+        // The directions in which red, green and blue are strongest are a third of a turn apart.
         let (sin, cos) = (plane as f32 * std::f32::consts::TAU / 3.0).sin_cos();
         for (value, (x, y)) in values.iter_mut().zip(vectors()) {
             let length = x.hypot(*y);
@@ -97,7 +98,7 @@ mod tests {
         assert_eq!(right, [255.0, 64.0, 64.0]);
         assert_eq!(half, [255.0, 159.0, 159.0]);
         assert_eq!(left, [0.0, 191.0, 191.0]);
-        // A tremble of a tenth of a pixel stays pale.
+        // A flow of a tenth of a pixel stays pale.
         still.x = vec![0.1; 4];
         assert!(colours(&still)[0].iter().all(|value| *value > 230.0));
     }

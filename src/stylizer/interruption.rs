@@ -5,13 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Breaks off the painting of a frame, which can take long, from any thread. Clones are one and the same. See
-/// [`Stylizer::set_interruption`](super::Stylizer::set_interruption).
+/// Breaks off the painting of a frame from any thread, after the iteration that is being computed. Clones share one
+/// flag. See [`Stylizer::set_interruption`](super::Stylizer::set_interruption).
 #[derive(Debug, Clone, Default)]
 pub struct Interruption(Arc<AtomicBool>);
 
 impl Interruption {
-    /// Lets painting break off from now on, or no longer.
+    /// While it is set, every frame ends with [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn set(&self, is_interrupted: bool) {
         self.0.store(is_interrupted, Ordering::Relaxed);
     }

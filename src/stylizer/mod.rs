@@ -40,7 +40,7 @@ use schedule::Schedule;
 use style_target::StyleTarget;
 use warm_start::History;
 
-/// Paints frames in the manner of a style image, each starting from what was painted before.
+/// Paints frames in the manner of a style image. Each frame starts from the painted one before it.
 ///
 /// ```no_run
 /// use std::sync::Arc;
@@ -82,7 +82,7 @@ pub struct Stylizer {
     style_updates: u64,
 }
 
-/// What an optimization came to.
+/// The result of an optimization.
 struct Optimized {
     image: Image,
     optimizer: Adam,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The way from packed video frames to the image that is optimized, and back.
+//! From packed video frames to the image that is optimized, and back.
 //!
-//! That way is gone in bands of rows, on all threads: what a band needs stays in a core's cache, while a whole frame
-//! in planes of f32 would go through the memory several times. The bands depend on the sizes alone, and no result on the
-//! number of threads. They differ from whole images in one thing: a row that two rows of the working size share evenly
-//! may go to either.
+//! All threads work on bands of rows. What a band needs stays in a core's cache, while a whole frame in planes of f32
+//! would go through memory several times. The bands depend on the sizes alone, so that no result depends on the number
+//! of threads. The results differ from those of whole images in one thing: a row that lies exactly between two rows of
+//! the working size may go to either.
 
 use std::{
     ops::Range,
@@ -18,24 +18,24 @@ use crate::{
     processor::{Processor, Task, Vector},
 };
 
-/// Rows of a frame in a band, about.
+/// About how many rows of a frame are in a band.
 const BAND: usize = 32;
 
-/// Where a picture goes.
+/// How a picture is put on a frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Placing {
-    /// This share of it is added to the frame.
+    /// This share of the picture is added to the frame.
     Onto(f32),
-    /// It takes the frame's place.
+    /// The picture replaces the frame.
     Instead,
 }
 
-/// Goes between the size of a frame and the working size.
+/// Converts between frames and images of the working size.
 pub(super) struct Scaler {
     processor: Processor,
-    /// For the jobs, as many as ever ran at once.
+    /// Memory for each job that runs at the same time.
     memories: Mutex<Vec<Memory>>,
-    /// A picture that has the width of a frame already.
+    /// The picture at the width of the frame and the height of the image.
     wide: Vec<f32>,
 }
 
@@ -61,7 +61,7 @@ impl Scaler {
         (3 * frame.0 * size.1 + processor.threads() * band) * size_of::<f32>()
     }
 
-    /// The frame at a size that is its own or smaller.
+    /// The frame as an image of the same or a smaller size.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Scaler {
         results.into_iter().collect::<Result<()>>().map(|()| content)
     }
 
-    /// Puts a picture of the frame's size or a smaller one onto the frame or in its place.
+    /// Puts a picture of the same or a smaller size on a frame.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ impl Scaler {
     }
 }
 
-/// Calls `job` with memory that no other has.
+/// Calls `job` with memory that no other job uses.
 #[inline(always)]
 fn with_memory<T>(memories: &Mutex<Vec<Memory>>, job: impl FnOnce(&mut Memory) -> T) -> T {
     let lock = || memories.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,12 +140,12 @@ fn with_memory<T>(memories: &Mutex<Vec<Memory>>, job: impl FnOnce(&mut Memory) -
     result
 }
 
-/// Where one of `from` equal parts begins that cover a length of `to`.
+/// Where the part of this number begins, if a length of `to` is divided into `from` equal parts.
 fn edge(part: usize, from: usize, to: usize) -> f64 {
     (part * to) as f64 / from as f64
 }
 
-/// Makes rows of the content from those of the frame that it covers.
+/// Shrinks rows of the frame to rows of the image.
 struct Shrink<'a> {
     frame: &'a Frame<'a>,
     size: (usize, usize),
@@ -180,7 +180,7 @@ impl Task for Shrink<'_> {
     }
 }
 
-/// Gives a plane the width of the frame.
+/// Enlarges a plane to the width of the frame.
 struct Widen<'a> {
     plane: &'a [f32],
     width: usize,
@@ -201,7 +201,7 @@ impl Task for Widen<'_> {
     }
 }
 
-/// Puts planes that have the width of the frame onto rows of it or in their place.
+/// Enlarges planes to the height of the frame and puts them on rows of it.
 struct Place<'a> {
     planes: [&'a [f32]; 3],
     size: (usize, usize),
@@ -238,7 +238,7 @@ impl Task for Place<'_> {
     }
 }
 
-/// Puts rows of planes onto packed rows or in their place.
+/// Puts rows of planes on packed rows.
 #[inline(always)]
 fn write(planes: [&[f32]; 3], width: usize, placing: Placing, bytes: &mut [u8], stride: usize, format: PackedFormat) {
     let rows = planes[0].len() / width;
@@ -251,14 +251,14 @@ fn write(planes: [&[f32]; 3], width: usize, placing: Placing, bytes: &mut [u8], 
     }
 }
 
-/// Other bytes than those of colours stay as they are.
+/// Bytes that are no colour stay as they are.
 #[inline(always)]
 fn write_row<const N: usize>(planes: [&[f32]; 3], placing: Placing, packed: &mut [u8], offsets: [usize; 3]) {
     let (kept, share) = match placing {
         Placing::Onto(share) => (1.0, share),
         Placing::Instead => (0.0, 1.0),
     };
-    // What each byte of a pixel comes from, if it is that of a colour.
+    // The plane of each byte of a pixel, if the byte is a colour.
     let (mut sources, mut are_colours) = ([planes[0]; N], [false; N]);
     for (plane, offset) in planes.into_iter().zip(offsets) {
         (sources[offset], are_colours[offset]) = (plane, true);
@@ -276,8 +276,8 @@ fn write_row<const N: usize>(planes: [&[f32]; 3], placing: Placing, packed: &mut
 /// The nearest level, an even one if two are equally near.
 #[inline(always)]
 fn level(value: f32) -> u8 {
-    // From here to twice as much a number has no bits for fractions, and the last ones are those of the integer. A cast
-    // looks out for numbers that have no integer, one value at a time.
+    // From 2^23 to 2^24 an f32 has no fraction, and its lowest bits are those of the integer. A cast would be slower: it
+    // checks for numbers out of range, one value at a time.
     const WHOLE: f32 = (1 << (f32::MANTISSA_DIGITS - 1)) as f32;
     (value.clamp(0.0, 255.0) + WHOLE).to_bits() as u8
 }

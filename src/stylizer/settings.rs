@@ -10,6 +10,14 @@ use crate::{
 };
 
 /// How frames are stylized. Each field is the element's property of the same name.
+///
+/// ```
+/// let mut settings = gstneuralstyle::stylizer::Settings::default();
+/// settings.iterations = 5;
+/// settings.working_size = 320;
+/// settings.check()?;
+/// # Ok::<(), gstneuralstyle::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -21,45 +29,45 @@ pub struct Settings {
     pub tv_weight: f64,
     /// How much the temporal loss counts, which needs [`WarmStart::Flow`]. Range [`Settings::WEIGHTS`].
     pub temporal_weight: f64,
-    /// The length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, old paint
-    /// shorter ones. Range [`Settings::LEARNING_RATES`].
+    /// The length of an average step of the optimizer, in levels of 8-bit colour. Steps are longer for new paint and
+    /// shorter for old paint. Range [`Settings::LEARNING_RATES`].
     pub learning_rate: f64,
-    /// Steps for every frame but the first. Range [`Settings::ITERATIONS`].
+    /// Iterations for each frame after the first. Range [`Settings::ITERATIONS`].
     pub iterations: u32,
-    /// Steps for the first frame of a scene, which has no stylized frame to start from: so many at its own size, and as
-    /// many before at each smaller one, from where broad strokes come. Range [`Settings::ITERATIONS`].
+    /// Iterations for the first frame of a scene, which has no stylized frame to start from: so many at each smaller
+    /// size, for broad strokes, and then at its own. Range [`Settings::ITERATIONS`].
     pub first_iterations: u32,
-    /// The long side, in pixels, of the image that is optimized; 0, or anything larger than the frame, is the size
-    /// of the frame. Range [`Settings::WORKING_SIZES`].
+    /// The long side, in pixels, of the image that is optimized. 0, or anything larger than the frame, is the size of the
+    /// frame. Range [`Settings::WORKING_SIZES`].
     pub working_size: u32,
     /// The most memory, in bytes, that painting may take; 0 is what the machine has. See
     /// [`Stylizer::memory_for`](super::Stylizer::memory_for).
     pub memory_limit: u64,
-    /// How much of the difference between content and stylized frame is shown, from 0, the content, to 1, all of it.
+    /// The share of the residual, stylized minus content, that is shown: 0 is the content, 1 the stylized frame.
     pub strength: f64,
-    /// Where the image shall look like the content, shallow layers first. May be empty.
+    /// The layers of the content loss, shallow ones first. May be empty.
     pub content_layers: Vec<Layer>,
-    /// Where the image shall look like the style, shallow layers first. May be empty.
+    /// The layers of the style loss, shallow ones first. May be empty.
     pub style_layers: Vec<Layer>,
-    /// How feature maps are halved.
+    /// How the network halves feature maps between its blocks.
     pub pooling: Pooling,
-    /// What every frame but the first starts from.
+    /// What each frame after the first starts from.
     pub warm_start: WarmStart,
-    /// The share of a frame's texture that must be new, not to be found in the frame before, for a new scene to begin
-    /// with it; 1 is never. Not with [`WarmStart::None`].
+    /// The share of a frame's texture, 0 to 1, that must not be found in the frame before for the frame to begin a new
+    /// scene; 1 is never. Unused with [`WarmStart::None`].
     pub scene_threshold: f64,
-    /// What is shown.
+    /// Shows the flow, the trust or the residual instead of the painted frame.
     pub debug_view: DebugView,
 }
 
 impl Settings {
-    /// The weights a loss can have.
+    /// The range of the weights of losses.
     pub const WEIGHTS: RangeInclusive<f64> = 0.0..=1e6;
-    /// The learning rates an optimization can have.
+    /// The range of learning rates.
     pub const LEARNING_RATES: RangeInclusive<f64> = 0.01..=100.0;
-    /// How many iterations a frame can have.
+    /// The range of the numbers of iterations.
     pub const ITERATIONS: RangeInclusive<u32> = 1..=10_000;
-    /// The working sizes, besides 0.
+    /// The range of working sizes, besides 0.
     pub const WORKING_SIZES: RangeInclusive<u32> = 16..=8192;
 
     /// The default content layer.
@@ -71,7 +79,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// [`Error::Setting`] for the first that is out of its range, or no number.
+    /// [`Error::Setting`] for the first that is out of its range or not a number.
     pub fn check(&self) -> Result<()> {
         check("content-weight", self.content_weight, Self::WEIGHTS, "between 0 and 1000000")?;
         check("style-weight", self.style_weight, Self::WEIGHTS, "between 0 and 1000000")?;
@@ -96,13 +104,13 @@ impl Settings {
         }
     }
 
-    /// These settings with the layers, pooling and working size of others, which take long to change.
+    /// These settings with the layers, pooling and working size of others, which take long to prepare.
     pub fn with_preparation_of(self, other: &Self) -> Self {
         let LossLayers { content_layers, style_layers, pooling } = other.loss_layers();
         Self { content_layers, style_layers, pooling, working_size: other.working_size, ..self }
     }
 
-    /// Whether it matters how things move from one frame to the next.
+    /// Whether the motion between frames has to be estimated.
     pub(super) fn need_motion(&self) -> bool {
         let needed = match self.warm_start {
             WarmStart::None => false,
@@ -112,7 +120,7 @@ impl Settings {
         needed || self.debug_view.shows_motion()
     }
 
-    /// How far they are from minimizing the same as others: 0 is the same, 1 something else.
+    /// How different the loss is with other settings: from 0, the same, to 1.
     pub(super) fn distance(&self, other: &Self) -> f32 {
         if self.loss_layers() != other.loss_layers() {
             return 1.0;

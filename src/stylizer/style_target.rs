@@ -8,18 +8,17 @@ use crate::{
     objective::{Gram, Objective},
 };
 
-/// The style that the objective aims at, and the way there from the one before.
+/// The target of the style loss, and the cross-fade to it from the one before.
 pub(super) struct StyleTarget {
     picture: Arc<Picture>,
-    /// The long side of the images for which there are the picture's Gram matrices; `None` before the first frame.
+    /// The long side of the images that the Gram matrices are for; `None` before the first frame.
     long_side: Option<usize>,
-    /// The Gram matrices of the picture.
     grams: Vec<Gram>,
-    /// Those for smaller images, with their long sides, as far as they were wanted.
+    /// The Gram matrices for smaller images that were computed so far, with the long sides of these images.
     coarse: Vec<(usize, Vec<Gram>)>,
-    /// What the objective aimed at before.
+    /// The target before, if there is a cross-fade from it.
     last: Option<Vec<Gram>>,
-    /// How far it is on the way from there.
+    /// How far the cross-fade is, 0 to 1.
     share: f64,
 }
 
@@ -36,8 +35,8 @@ impl StyleTarget {
         self.long_side
     }
 
-    /// Gives the objective the Gram matrices of the picture, taken as large as an image with this long side. There is
-    /// no way from the style before then: what was aimed at there belongs to another objective or size.
+    /// Computes the Gram matrices of the picture for images with this long side, and gives them to the objective. Ends a
+    /// cross-fade: its start belongs to another objective or size.
     pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
         let grams = self.grams_for(objective, long_side)?;
         objective.set_style(&grams)?;
@@ -46,7 +45,7 @@ impl StyleTarget {
         Ok(())
     }
 
-    /// Lets the objective aim at the picture taken for a smaller image, until [`install`](Self::install).
+    /// Gives the objective the Gram matrices for a smaller image, until [`install`](Self::install).
     pub(super) fn aim_coarsely(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
         if let Some((_, grams)) = self.coarse.iter().find(|(side, _)| *side == long_side) {
             return objective.set_style(grams);
@@ -57,7 +56,7 @@ impl StyleTarget {
         Ok(())
     }
 
-    /// How large the picture is taken for images with this long side.
+    /// The size of the picture for images with this long side.
     pub(super) fn size_for(&self, long_side: usize) -> (usize, usize) {
         fit(self.picture.size(), long_side)
     }
@@ -73,13 +72,13 @@ impl StyleTarget {
         self.last = (last.long_side == self.long_side).then(|| last.aim());
     }
 
-    /// Lets the objective, which need not be that of the preparation but of the same network, aim where this has come to.
+    /// Gives the objective the current target. It must have the layers of the objective that prepared it.
     pub(super) fn install(&self, objective: &mut dyn Objective) -> Result<()> {
         objective.set_style(&self.aim())
     }
 
-    /// Lets the objective aim at a share of the way from the last style, 0, to this one, 1, where the way ends. Tells
-    /// whether it aims elsewhere than before.
+    /// Moves the cross-fade to this share, from 0, the last style, to 1, this style, where it ends. Returns whether the
+    /// target changed.
     pub(super) fn set_share(&mut self, objective: &mut dyn Objective, share: f64) -> Result<bool> {
         let changes = self.last.is_some() && share != self.share;
         if changes {
@@ -90,7 +89,7 @@ impl StyleTarget {
         Ok(changes)
     }
 
-    /// The Gram matrices that the objective aims at.
+    /// The current target.
     fn aim(&self) -> Vec<Gram> {
         let mut grams = self.grams.clone();
         for (gram, last) in grams.iter_mut().zip(self.last.iter().flatten()) {

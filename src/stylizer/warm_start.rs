@@ -9,31 +9,31 @@ use crate::{
     objective::{Adam, Memory, Start},
 };
 
-/// Motion from this many pixels on wears paint by this share in a frame.
+/// A motion of this many pixels or more takes this share of its age from the paint, in each frame.
 const MOTION: f32 = 0.25;
 const MOTION_WEAR: f32 = 0.04;
-/// The least freshness of paint that does not follow the motion, so that it goes on with what moves under it.
+/// The least freshness of paint that does not follow the motion: it has to keep up with what moves under it.
 const STANDING: f32 = 0.2;
-/// A change of fewer levels is noise, and one of so many more than that makes paint new.
+/// A change of fewer levels is noise. A change of `FULL_CHANGE` levels more makes the paint new.
 const CALM_CHANGE: f32 = 1.5;
 const FULL_CHANGE: f32 = 64.0;
 
 /// What every frame but the first starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WarmStart {
-    /// The frame itself. No frame knows of another, so that the paint flickers.
+    /// The frame itself. The paint flickers, because no frame knows of another.
     None,
-    /// The last stylized frame. Paint stands still, even where things move.
+    /// The last stylized frame. The paint stands still, even where things move.
     Previous,
-    /// The frame, with the last frame's residual, which is the difference between stylized and content, added to it.
-    /// New things appear at once, and keep the paint that was in their place.
+    /// The frame plus the last frame's residual, which is stylized minus content. New things appear at once, under the
+    /// paint that was in their place.
     Residual,
-    /// As `Residual`, with the residual carried along with what moves, as far as the motion can be told.
+    /// The frame plus the last frame's residual, warped by the optical flow, so that paint moves with things.
     #[default]
     Flow,
 }
 
-/// What one frame leaves to the next.
+/// What the next frame starts from.
 pub(super) struct History {
     pub(super) content: Image,
     pub(super) stylized: Image,
@@ -41,7 +41,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Where to start, given the new frame's content and the motion to it. Without motion [`WarmStart::Flow`] is
+    /// The start of the next frame, from its content and the motion to it. Without motion [`WarmStart::Flow`] is
     /// [`WarmStart::Residual`].
     pub(super) fn start(
         mut self,
@@ -69,18 +69,18 @@ impl History {
         Start { image: residual.on(content, 1.0), optimizer: self.optimizer, trust }
     }
 
-    /// What was painted onto the last frame.
+    /// The residual of the last frame.
     fn residual(&self) -> Image {
         self.stylized.minus(&self.content)
     }
 
-    /// The residual, moved to where the things are now on which it was painted, along with the optimizer's moments.
+    /// The residual, warped to where things are now, along with the state of the optimizer.
     ///
-    /// What comes into the picture takes the paint that is at its place, as there is none to follow. Elsewhere the
-    /// residual follows the motion even if that is not to be trusted: most of it is right, only unproven, and any paint
-    /// is nearer to the right one than no paint. The first moment points to where the last thing there had to go and is
-    /// cleared, and the paint counts as new. The second tells how steep it is around there: without it, the next steps
-    /// would be twice as long as any other.
+    /// Pixels that come into the picture from outside take the residual that was in their place. Elsewhere the residual
+    /// is warped even where the flow is not trusted: most of that flow is right, only unproven, and wrong paint is still
+    /// nearer to the minimum than no paint. There the first moment is cleared, since it is the direction of another
+    /// thing, and the paint counts as new. The second moment stays, since it scales the steps: without it the next ones
+    /// would be twice as long as all others.
     fn moved_residual(&mut self, motion: &Motion, warper: &mut Warper) -> Image {
         let mut residual = self.residual();
         let Memory { first_moment, second_moment, freshness } = self.optimizer.memory();
@@ -99,7 +99,7 @@ impl History {
         for plane in first_moment.chunks_exact_mut(pixels) {
             plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
-        // Near an edge the warp goes a little beyond the smallest and the largest value.
+        // The warp overshoots a little near edges.
         second_moment.iter_mut().for_each(|value| *value = value.max(0.0));
         for (n, (freshness, trust)) in freshness.iter_mut().zip(&motion.trust).enumerate() {
             let kept = trust * (1.0 - wear(motion, n));
@@ -108,7 +108,7 @@ impl History {
         residual
     }
 
-    /// The same history at another working size.
+    /// The history at another working size.
     pub(super) fn resized(&self, (width, height): (usize, usize)) -> Result<Self> {
         Ok(Self {
             content: self.content.resized(width, height)?,
@@ -118,8 +118,8 @@ impl History {
     }
 }
 
-/// The share of its age that the paint of a pixel loses because what is under it moves or changes, so that it has to
-/// go on with it. Where nothing does, it comes to rest.
+/// The share of its age that the paint of a pixel loses because the content under it moves or changes. Where nothing
+/// does, the paint comes to rest.
 fn wear(motion: &Motion, pixel: usize) -> f32 {
     let (x, y) = (motion.flow.x[pixel], motion.flow.y[pixel]);
     let distance = (x * x + y * y).sqrt();
@@ -189,7 +189,7 @@ mod tests {
         let paint = |column: usize| image.data()[row + column] - content.data()[row + column];
         assert!((paint(44) - 30.0).abs() < 3.0, "{}", paint(44));
         assert!(paint(40).abs() < 3.0, "{}", paint(40));
-        // What came into the picture at the left has no history.
+        // The pixels that came into the picture at the left have no history.
         let Memory { first_moment: first, second_moment: second, freshness } = optimizer.memory();
         let trust = trust.unwrap();
         assert_eq!((trust[row], first[row], freshness[row]), (0.0, 0.0, 1.0));
