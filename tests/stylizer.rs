@@ -10,7 +10,7 @@ use gstneuralstyle::{
     network::Vgg,
     objective::Device,
     style,
-    stylizer::{DebugView, Interruption, Report, Settings, Stylizer, WarmStart},
+    stylizer::{DebugView, Interruption, Report, Settings, Stylizer, WarmStart, live},
 };
 
 const WIDTH: usize = 96;
@@ -240,7 +240,7 @@ fn a_style_crosses_into_the_next() {
         let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
         paint(&mut stylizer, &hills(0.5, 0), None);
         stylizer.set_style(style::load(style).unwrap()).unwrap();
-        stylizer.set_style_share(share).unwrap();
+        live::set_style_share(&mut stylizer, share).unwrap();
         paint(&mut stylizer, &hills(0.5, 0), None).0
     };
     let (last, half, new) = (painted("glass", 1.0), painted("woodcut", 0.5), painted("woodcut", 1.0));
@@ -252,7 +252,7 @@ fn a_style_crosses_into_the_next() {
     paint(&mut stylizer, &hills(0.5, 0), None);
     for (name, share) in [("woodcut", 0.5), ("nocturne", 0.0)] {
         stylizer.set_style(style::load(name).unwrap()).unwrap();
-        stylizer.set_style_share(share).unwrap();
+        live::set_style_share(&mut stylizer, share).unwrap();
     }
     assert!(paint(&mut stylizer, &hills(0.5, 0), None).0 == half);
 }

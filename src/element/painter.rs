@@ -15,7 +15,7 @@ use crate::{
     style,
     stylizer::{
         Interruption, Report, Settings, Stylizer,
-        live::{Preparation, Prepared, SizeChooser},
+        live::{self, Preparation, Prepared, SizeChooser},
     },
 };
 
@@ -63,7 +63,7 @@ impl Painter {
     pub fn new(properties: Properties, interruption: Interruption) -> Result<Self> {
         let mut stylizer = properties.stylizer()?;
         stylizer.set_interruption(interruption);
-        let iteration = stylizer.warm_up()?;
+        let iteration = live::warm_up(&mut stylizer)?;
         Ok(Self {
             wanted: stylizer.settings().clone(),
             stylizer,
@@ -90,7 +90,7 @@ impl Painter {
     pub fn reset(&mut self) -> Result<()> {
         self.stylizer.reset();
         match self.transition.take() {
-            Some(_) => self.stylizer.set_style_share(1.0),
+            Some(_) => live::set_style_share(&mut self.stylizer, 1.0),
             None => Ok(()),
         }
     }
@@ -121,7 +121,7 @@ impl Painter {
             let now = upcoming.running_time;
             let passed = now.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
             let share = (passed / f64::from(self.seen.style_transition)).min(1.0);
-            if let Err(error) = self.stylizer.set_style_share(share) {
+            if let Err(error) = live::set_style_share(&mut self.stylizer, share) {
                 warn("Changing the style at once", &error);
             }
             self.transition.take_if(|_| share >= 1.0);

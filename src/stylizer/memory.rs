@@ -24,18 +24,13 @@ const MOST_PIXELS: usize = 1 << 40;
 const WARPED_PLANES: usize = 3 * 3 + 1;
 
 impl Stylizer {
-    /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
-    /// `None` if it is not known, as on a GPU, which has a memory of its own.
-    ///
-    /// The weights, which stylizers share, are not counted. While a [`Preparation`](super::live::Preparation) runs, it
-    /// takes up to as much again.
-    pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
-        let picture = self.style.as_ref().map_or((0, 0), |style| style.picture().size());
-        self.memory_with(settings, frame_size, picture)
-    }
-
-    /// The same with a style picture of this size.
-    fn memory_with(&self, settings: &Settings, frame_size: (usize, usize), picture: (usize, usize)) -> Option<u64> {
+    /// See [`memory_for`](Self::memory_for); the style picture has the size `picture`.
+    pub(super) fn memory_with(
+        &self,
+        settings: &Settings,
+        frame_size: (usize, usize),
+        picture: (usize, usize),
+    ) -> Option<u64> {
         let size = working_size(frame_size, settings.working_size);
         let pixels = |(width, height): (usize, usize)| width * height;
         let style = if picture == (0, 0) { picture } else { fit(picture, size.0.max(size.1)) };

@@ -233,6 +233,15 @@ impl Stylizer {
         u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
+    /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
+    /// `None` if it is not known, as on a GPU, which has a memory of its own.
+    ///
+    /// The weights, which stylizers share, are not counted. While a [preparation](live::Preparation) runs, it takes up to
+    /// as much again.
+    pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
+        self.memory_with(settings, frame_size, self.picture_size())
+    }
+
     /// Prepares for frames of this size. Without it the first frame does, and takes longer.
     ///
     /// # Errors
@@ -292,6 +301,22 @@ impl Stylizer {
     /// frame then stays as it was.
     pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
         self.paint(frame, None)
+    }
+
+    /// Paints a frame in a given time: with as many iterations as are likely to fit, at most as many as
+    /// [`stylize`](Self::stylize) takes, and at least one. The picture depends on how fast the machine is.
+    ///
+    /// If `budget` is zero there is no iteration: the frame shows the paint of the last one, moved along. A frame that
+    /// does not start from the last one has an iteration all the same.
+    ///
+    /// A first frame gets no more time than others, and is not painted at smaller sizes first. It is painted roughly,
+    /// and the frames that follow go on with it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stylize`](Self::stylize).
+    pub fn stylize_within(&mut self, frame: &mut Frame, budget: Duration) -> Result<Report> {
+        self.paint(frame, Some(budget))
     }
 
     fn paint(&mut self, frame: &mut Frame, budget: Option<Duration>) -> Result<Report> {

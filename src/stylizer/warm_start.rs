@@ -18,7 +18,7 @@ const STANDING: f32 = 0.2;
 const CALM_CHANGE: f32 = 1.5;
 const FULL_CHANGE: f32 = 64.0;
 
-/// What every frame but the first starts from.
+/// What each frame after the first starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WarmStart {
     /// The frame itself. The paint flickers, because no frame knows of another.

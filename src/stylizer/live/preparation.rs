@@ -14,7 +14,7 @@ use crate::{
     processor::Processor,
 };
 
-/// Width and height, in pixels, of the image that [`Stylizer::warm_up`] evaluates.
+/// Width and height, in pixels, of the image that [`warm_up`](super::warm_up()) evaluates.
 pub const WARM_UP_SIZE: (usize, usize) = (128, 72);
 
 /// The work to do before another style, other layers or another working size can be used. It runs on any thread, while

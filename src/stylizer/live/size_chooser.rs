@@ -43,7 +43,7 @@ pub struct SizeChooser {
 
 impl SizeChooser {
     /// Chooses a size for frames of `frame_size` pixels with a budget, from the time that one iteration takes of an image
-    /// of [`WARM_UP_SIZE`], which [`Stylizer::warm_up`](crate::stylizer::Stylizer::warm_up) returns.
+    /// of [`WARM_UP_SIZE`], which [`warm_up`](super::warm_up) returns.
     pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize)) -> Self {
         let pixels = |(width, height)| (width * height) as f64;
         let share = FRAME * iteration.as_secs_f64() / budget.as_secs_f64();
