@@ -50,8 +50,15 @@ impl Stylizer {
         Some((objective + images + motion + warp + Scaler::memory_for(processor, frame_size, size)) as u64)
     }
 
+    /// Takes note of how much memory the frames take from now on.
+    pub(super) fn note_memory(&mut self) {
+        if let Some(frame_size) = self.frame_size {
+            self.memory = self.memory_for(&self.settings, frame_size).unwrap_or(0);
+        }
+    }
+
     /// Checks that there is enough memory to paint frames of this size with these settings and a style picture of this
-    /// size. Returns how much that takes, 0 if it is not known.
+    /// size.
     ///
     /// # Errors
     ///
@@ -61,22 +68,23 @@ impl Stylizer {
         settings: &Settings,
         frame_size: (usize, usize),
         picture: (usize, usize),
-    ) -> Result<u64> {
-        let Some(needed) = self.memory_with(settings, frame_size, picture) else { return Ok(0) };
-        // What is taken already will be used again or be given back.
+    ) -> Result<()> {
+        let Some(needed) = self.memory_with(settings, frame_size, picture) else { return Ok(()) };
         let available = match settings.memory_limit {
+            // Memory that is in use already will be used again or be given back.
+            0 if needed <= self.memory => return Ok(()),
             0 => available_memory().saturating_add(self.memory),
             limit => limit,
         };
         if needed <= available {
-            return Ok(needed);
+            return Ok(());
         }
         let fits = |working_size| {
             let settings = Settings { working_size, ..settings.clone() };
             self.memory_with(&settings, frame_size, picture).is_some_and(|needed| needed <= available)
         };
         let working_size = working_size(frame_size, settings.working_size);
-        let long_side = working_size.0.max(working_size.1) as u32;
+        let long_side = u32::try_from(working_size.0.max(working_size.1)).unwrap_or(u32::MAX);
         // The largest that fits is at least `low`, unless even that does not, and below `high`.
         let (mut low, mut high) = (*Settings::WORKING_SIZES.start(), long_side);
         while low + 1 < high {

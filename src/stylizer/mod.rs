@@ -75,7 +75,7 @@ pub struct Stylizer {
     frame_size: Option<(usize, usize)>,
     interruption: Interruption,
     costs: Costs,
-    /// How many bytes the frames take, as far as there were any.
+    /// How many bytes the frames take; 0 before the first one.
     memory: u64,
     frames: u64,
     scenes: u64,
@@ -178,6 +178,7 @@ impl Stylizer {
         }
         self.freshen_paint(settings.distance(&self.settings));
         self.settings = settings;
+        self.note_memory();
         Ok(())
     }
 
@@ -210,7 +211,7 @@ impl Stylizer {
         let picture_size = picture.size();
         let mut style = StyleTarget::new(Arc::new(picture));
         if let Some(frame_size) = self.frame_size {
-            self.memory = self.check_memory(&self.settings, frame_size, picture_size)?;
+            self.check_memory(&self.settings, frame_size, picture_size)?;
             style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
@@ -218,6 +219,7 @@ impl Stylizer {
             }
         }
         self.style = Some(style);
+        self.note_memory();
         self.freshen_paint(1.0);
         Ok(())
     }
@@ -253,12 +255,13 @@ impl Stylizer {
         let style_size = self.style.as_ref().ok_or(Error::NoStyle)?.long_side();
         let long_side = size.0.max(size.1);
         if self.frame_size != Some(frame_size) || style_size != Some(long_side) {
-            self.memory = self.check_memory(&self.settings, frame_size, self.picture_size())?;
+            self.check_memory(&self.settings, frame_size, self.picture_size())?;
+            if self.frame_size.replace(frame_size) != Some(frame_size) {
+                self.history = None;
+            }
             // At another size everything takes another time.
             self.costs = Costs::default();
-        }
-        if self.frame_size.replace(frame_size) != Some(frame_size) {
-            self.history = None;
+            self.note_memory();
         }
         if let Some(style) = self.style.as_mut().filter(|_| style_size != Some(long_side)) {
             style.prepare(self.objective.as_mut(), long_side)?;
