@@ -131,7 +131,10 @@ pub enum Error {
         "frames of {width}x{height} pixels need {} of memory at a working size of {working_size}, and there are {}: {}",
         gigabytes(*needed),
         gigabytes(*available),
-        largest.map_or("no working-size fits".to_owned(), |size| format!("the largest working-size that fits is {size}"))
+        match largest {
+            Some(size) => format!("the largest working-size that fits is {size}"),
+            None => "a smaller working-size needs less".to_owned(),
+        }
     )]
     Memory {
         /// Width of the frames in pixels.
@@ -140,11 +143,11 @@ pub enum Error {
         height: usize,
         /// The long side, in pixels, at which they would be optimized.
         working_size: u32,
-        /// How many bytes that takes.
+        /// How many bytes that takes, while another style or other layers are prepared with those too.
         needed: u64,
         /// How many bytes there are: the setting `memory_limit`, or what the machine has.
         available: u64,
-        /// The largest working size that fits, if there is one.
+        /// The largest working size that fits, if one is known.
         largest: Option<u32>,
     },
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What is taken of the memory: as much as was foretold, and no more than there is.
+//! The memory that painting takes: as much as predicted, and no more than there is.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -16,7 +16,7 @@ use gstneuralstyle::{
     network::Vgg,
     objective::Device,
     style,
-    stylizer::{Settings, Stylizer, WarmStart},
+    stylizer::{Settings, Stylizer, WarmStart, live::Preparation},
 };
 
 struct Counting;
@@ -49,12 +49,12 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the job allocates, in bytes: at its peak and in the end.
+/// Runs a job, and returns the bytes that it allocates: at its peak, and those that are left.
 fn allocated<T>(job: impl FnOnce() -> T) -> (T, usize, usize) {
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let result = job();
-    (result, PEAK.load(Ordering::Relaxed) - before, NOW.load(Ordering::Relaxed) - before)
+    (result, PEAK.load(Ordering::Relaxed) - before, NOW.load(Ordering::Relaxed).saturating_sub(before))
 }
 
 fn stylizer(weights: &Arc<Vgg>, settings: Settings, threads: usize, picture: (usize, usize)) -> Stylizer {
@@ -72,7 +72,7 @@ fn stylize(stylizer: &mut Stylizer, (width, height): (usize, usize), shift: usiz
 }
 
 #[test]
-fn painting_takes_as_much_as_was_foretold() {
+fn painting_takes_as_much_as_predicted() {
     let _alone = alone();
     let weights = Arc::new(Vgg::built_in().unwrap());
     for (size, working_size, warm_start, threads, picture) in [
@@ -86,7 +86,7 @@ fn painting_takes_as_much_as_was_foretold() {
         let mut settings = Settings::default();
         (settings.iterations, settings.first_iterations) = (1, 1);
         (settings.working_size, settings.warm_start) = (working_size, warm_start);
-        let (foretold, peak, _) = allocated(|| {
+        let (predicted, peak, _) = allocated(|| {
             let mut stylizer = stylizer(&weights, settings.clone(), threads, picture);
             for frame in 0..3 {
                 stylize(&mut stylizer, size, frame).unwrap();
@@ -95,7 +95,7 @@ fn painting_takes_as_much_as_was_foretold() {
         });
         // The frame is not the stylizer's.
         let peak = (peak - 4 * size.0 * size.1) as f64;
-        assert!((peak / foretold - 1.0).abs() < 0.15, "{size:?} at {working_size}: {peak} of {foretold}");
+        assert!((peak / predicted - 1.0).abs() < 0.15, "{size:?} at {working_size}: {peak} of {predicted}");
     }
 }
 
@@ -120,7 +120,7 @@ fn more_than_there_is_is_refused() {
     };
     assert!(need_at(largest) <= 1 << 30 && need_at(largest + 1) > 1 << 30, "{largest}");
 
-    // What fits is painted, and settings that do not fit are refused while it goes on.
+    // Smaller frames are painted, and go on after settings that do not fit were refused.
     (settings.working_size, settings.first_iterations) = (64, 1);
     stylizer.set_settings(settings.clone()).unwrap();
     stylizer.prepare((640, 360)).unwrap();
@@ -129,6 +129,26 @@ fn more_than_there_is_is_refused() {
     settings.memory_limit = 1;
     assert!(matches!(stylizer.set_settings(settings), Err(Error::Memory { largest: None, .. })));
     stylize(&mut stylizer, (640, 360), 0).unwrap();
+}
+
+#[test]
+fn a_style_is_not_prepared_beside_the_frames_without_memory_for_both() {
+    let _alone = alone();
+    let weights = Arc::new(Vgg::built_in().unwrap());
+    let mut settings = Settings::default();
+    (settings.working_size, settings.first_iterations) = (128, 1);
+    let mut stylizer = stylizer(&weights, settings.clone(), 1, (64, 64));
+    stylize(&mut stylizer, (160, 90), 0).unwrap();
+    let needed = stylizer.memory_for(&settings, (160, 90)).unwrap();
+    for (limit, fits) in [(needed, false), (2 * needed, true)] {
+        settings.memory_limit = limit;
+        let preparation = Preparation::new(&stylizer, &settings).unwrap().unwrap();
+        let (result, peak, _) = allocated(|| preparation.run(None));
+        assert_eq!(result.is_ok(), fits);
+        assert!(
+            fits || matches!(result, Err(Error::Memory { available, .. }) if available == needed && peak < 1 << 20)
+        );
+    }
 }
 
 #[test]

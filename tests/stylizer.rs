@@ -212,14 +212,14 @@ fn without_time_there_is_still_paint() {
         let (painted, report) = paint(&mut stylizer, frame, Some(budget));
         (painted, report.iterations)
     };
-    // A first frame gets some, and so does any frame that has the least time.
+    // A first frame gets an iteration, and so does any frame with a budget above zero.
     assert_eq!(iterations(&hills(0.5, 0), Duration::ZERO).1, 1);
     let (first, count) = iterations(&hills(0.5, 0), Duration::from_nanos(1));
     assert_eq!(count, 1);
     let (second, count) = iterations(&hills(0.5, 0), Duration::ZERO);
     assert_eq!(count, 0);
     let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // Apart from what is rounded to another level.
+    // The same, apart from rounding.
     assert!(gap(&first, &second) <= 1.0, "{}", gap(&first, &second));
     assert!(gap(&first, &hills(0.5, 0)) > 10.0);
     assert_eq!(iterations(&hills(0.5, 1), Duration::from_secs(1000)).1, 1);
@@ -235,7 +235,7 @@ fn without_time_a_frame_that_starts_without_paint_gets_some() {
 
 #[test]
 fn a_style_crosses_into_the_next() {
-    // What comes after a change of style that has come so far.
+    // The frame after a change of style, with the cross-fade at this share.
     let painted = |style: &str, share: f64| {
         let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
         paint(&mut stylizer, &hills(0.5, 0), None);
@@ -247,7 +247,7 @@ fn a_style_crosses_into_the_next() {
     assert!(painted("woodcut", 0.0) == last);
     assert!(half != last && half != new && new != last);
 
-    // A change on the way begins where that has come to.
+    // A change during a cross-fade starts from its current target.
     let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
     paint(&mut stylizer, &hills(0.5, 0), None);
     for (name, share) in [("woodcut", 0.5), ("nocturne", 0.0)] {
@@ -270,7 +270,7 @@ fn a_debug_view_changes_only_what_is_shown() {
         assert_eq!(shown.size(), painted.size());
         assert_eq!(shown == painted, debug_view == DebugView::Painted, "{debug_view:?}");
     }
-    // It is found for the view alone, too.
+    // The motion is estimated for the view alone, too.
     let mut unused = settings(WarmStart::None);
     unused.debug_view = DebugView::Mask;
     let mut stylizer = stylizer("glass", unused);
@@ -291,7 +291,7 @@ fn a_first_frame_is_painted_coarse_to_fine() {
     let losses = [coarse_to_fine, fine_only].map(|report| report.losses.style);
     assert!(losses[0] < 0.98 * losses[1], "{losses:?}");
     assert!(fine_only.losses.content < 1e-6 && coarse_to_fine.losses.content > 0.01);
-    // What was prepared for smaller sizes serves the next scene as well.
+    // The Gram matrices for smaller sizes are kept for the next scene.
     free.reset();
     let again = paint(&mut free, &photo, None).1;
     assert_eq!((again.losses, again.style_updates), (coarse_to_fine.losses, coarse_to_fine.style_updates));

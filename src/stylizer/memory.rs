@@ -99,7 +99,7 @@ impl Stylizer {
 
 /// The memory, in bytes, that the machine and the control group of the process have left. No limit where the system
 /// does not tell.
-fn available_memory() -> u64 {
+pub(super) fn available_memory() -> u64 {
     let Ok(mut system) = System::new() else { return u64::MAX };
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|available| *available > 0).unwrap_or(u64::MAX);

@@ -239,7 +239,7 @@ impl Stylizer {
     /// `None` if it is not known, as on a GPU, which has a memory of its own.
     ///
     /// The weights, which stylizers share, are not counted. While a [preparation](live::Preparation) runs, it takes up to
-    /// as much again.
+    /// as much again, and checks that before.
     pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
         self.memory_with(settings, frame_size, self.picture_size())
     }

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Settings, Stylizer, long_side, style_target::StyleTarget};
+use super::super::{Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget};
 use crate::{
     Error, Result,
-    image::{Image, Picture},
+    image::{Image, Picture, fit},
     network::Vgg,
     objective::{self, Device, LossLayers, LossWeights, Objective, StepLength},
     processor::Processor,
@@ -28,8 +28,11 @@ pub struct Preparation {
     has_new_layers: bool,
     /// The setting of this name.
     working_size: u32,
-    /// The long side of the images that will be optimized.
-    long_side: usize,
+    /// Width and height of the frames.
+    frame_size: (usize, usize),
+    /// The setting of this name, and how many bytes the stylizer takes.
+    memory_limit: u64,
+    memory: u64,
     /// The style in use.
     picture: Option<Arc<Picture>>,
 }
@@ -61,7 +64,9 @@ impl Preparation {
             has_new_layers: layers != stylizer.settings.loss_layers(),
             layers,
             working_size: settings.working_size,
-            long_side: long_side(frame_size, settings.working_size),
+            frame_size,
+            memory_limit: settings.memory_limit,
+            memory: stylizer.memory,
             picture: stylizer.style.as_ref().map(|style| style.picture().clone()),
         }))
     }
@@ -71,9 +76,12 @@ impl Preparation {
     /// # Errors
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none,
-    /// [`Error::Threads`] if the system refuses a thread, or if the device runs out of memory.
-    pub fn run(self, picture: Option<Picture>) -> Result<Prepared> {
-        let picture = picture.map(Arc::new).or(self.picture).ok_or(Error::NoStyle)?;
+    /// [`Error::Memory`] if there is not enough for this beside the frames, [`Error::Threads`] if the system refuses a
+    /// thread, [`Error::Tensor`] if the device fails.
+    pub fn run(mut self, picture: Option<Picture>) -> Result<Prepared> {
+        let picture = picture.map(Arc::new).or(self.picture.take()).ok_or(Error::NoStyle)?;
+        let long_side = long_side(self.frame_size, self.working_size);
+        self.check_memory(fit(picture.size(), long_side))?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
         let mut objective = objective::open(self.weights, self.layers.clone(), self.device, &processor)?;
@@ -81,9 +89,34 @@ impl Preparation {
             warm_up(objective.as_mut())?;
         }
         let mut style = StyleTarget::new(picture);
-        style.prepare(objective.as_mut(), self.long_side)?;
+        style.prepare(objective.as_mut(), long_side)?;
         let objective = self.has_new_layers.then_some(objective);
         Ok(Prepared { layers: self.layers, objective, working_size: self.working_size, style })
+    }
+
+    /// Checks that there is enough memory for the Gram matrices of a style of this size, beside the frames.
+    fn check_memory(&self, style: (usize, usize)) -> Result<()> {
+        let Self { weights, layers, device, processor, memory, .. } = self;
+        let Some(own) = objective::memory_for(weights, layers, *device, processor, (0, 0), style) else {
+            return Ok(());
+        };
+        let needed = memory.saturating_add(own as u64);
+        let available = match self.memory_limit {
+            0 => available_memory().saturating_add(*memory),
+            limit => limit,
+        };
+        if needed <= available {
+            return Ok(());
+        }
+        let (width, height) = self.frame_size;
+        Err(Error::Memory {
+            width,
+            height,
+            working_size: style.0.max(style.1) as u32,
+            needed,
+            available,
+            largest: None,
+        })
     }
 }
 
