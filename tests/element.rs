@@ -281,6 +281,37 @@ fn are_properties_done_before_a_frame() -> bool {
 }
 
 #[test]
+fn the_readme_names_every_property_with_its_default() {
+    init();
+    let readme = include_str!("../README.md");
+    let table = readme.split_once("\n| property | default | |\n").unwrap().1.lines().skip(1);
+    let rows = table.map_while(|line| line.strip_prefix("| `")).map(|line| {
+        let (name, rest) = line.split_once("` | ").unwrap();
+        (name, rest.split_once('|').unwrap().0.trim().trim_matches('`'))
+    });
+    let element = gst::ElementFactory::make("neuralstyle").build().unwrap();
+    let own = |property: &gst::glib::ParamSpec| property.owner_type() == element.type_();
+    let default = |property: &gst::glib::ParamSpec| {
+        let default = property.default_value();
+        if let Ok(text) = default.get::<Option<String>>() {
+            text.unwrap_or_default()
+        } else if let Ok(number) = default.get::<f64>() {
+            number.to_string()
+        } else if property.flags().contains(gst::glib::ParamFlags::WRITABLE) {
+            default.serialize().unwrap().into()
+        } else {
+            String::new()
+        }
+    };
+    let properties: Vec<_> = element.list_properties().into_iter().filter(own).collect();
+    let mut expected: Vec<_> = properties.iter().map(|property| (property.name(), default(property))).collect();
+    expected.sort_unstable();
+    let mut named: Vec<_> = rows.map(|(name, default)| (name, default.to_owned())).collect();
+    named.sort_unstable();
+    assert_eq!(named, expected);
+}
+
+#[test]
 fn presets_hold_properties_of_the_element() {
     init();
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("presets");

@@ -5,8 +5,8 @@
  * @title: neuralstyle
  * @short_description: Paints video in the manner of any picture
  *
- * neuralstyle paints each frame in the manner of a style image, by gradient descent on the pixels of the frame: its
- * features shall be those of the frame, and the correlations between its features those of the style image.
+ * neuralstyle paints each frame in the manner of a style image. It optimizes the pixels of the frame by gradient
+ * descent, until a neural network finds the content of the frame and the textures of the style image in them.
  *
  * ## Example launch line
  * |[<!-- language="plain" -->
@@ -27,7 +27,7 @@ use gst_video::{VideoFormat, prelude::*, subclass::prelude::*};
 use super::{
     pace::{Lateness, Pace},
     painter::{Painter, Upcoming},
-    properties::Properties,
+    properties::{Properties, TABLE, stats_spec},
 };
 use crate::{
     Error, Result,
@@ -58,10 +58,9 @@ pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
     pace: Mutex<Pace>,
-    /// Set while no frame is wanted, as a flush or a stop waits for the one that is being painted.
+    /// Set while a flush or a stop waits for the frame that is being painted.
     interruption: Interruption,
-    /// Locked while a frame is computed. Only what goes along with the stream takes it, and start
-    /// and stop.
+    /// Held for a whole frame. Lock it in serialized callbacks, start and stop only.
     painter: Mutex<Option<Painter>>,
 }
 
@@ -84,16 +83,16 @@ impl NeuralStyle {
         }
     }
 
-    /// Says that latency changed if that is so between two budgets.
+    /// Posts a Latency message if the budget, which is the latency, changed.
     fn announce_latency(&self, last: Option<Duration>, new: Option<Duration>) {
         if last != new {
             gst::debug!(CAT, imp = self, "A frame may now take {new:?}");
-            // Fails only if the element is in no pipeline, where nobody listens.
+            // Fails only without a bus, where nobody listens.
             let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
         }
     }
 
-    /// The latency up to here if frames come at their own pace, as from a camera.
+    /// The latency up to here if the source is live.
     fn upstream_latency(&self) -> Option<gst::ClockTime> {
         let mut query = gst::query::Latency::new();
         let answered = self.obj().static_pad("sink").is_some_and(|pad| pad.peer_query(&mut query));
@@ -106,14 +105,14 @@ impl NeuralStyle {
         segment.downcast_ref::<gst::ClockTime>()?.to_running_time(buffer.pts())
     }
 
-    /// The time that is left for the frame of this running time out of a budget.
+    /// How much of the budget is left for the frame of this running time.
     fn time_left(&self, running_time: Option<gst::ClockTime>, budget: Duration, most_late: u32) -> Duration {
         let now = self.obj().current_running_time();
         lock(&self.pace).time_left(running_time, now, budget, most_late)
     }
 
-    /// Counts frames, and posts a QoS message for one that was too late to be painted.
-    fn tell_lateness(&self, buffer: &gst::BufferRef, running_time: Option<gst::ClockTime>, is_painted: bool) {
+    /// Counts a frame, and posts a QoS message if it was too late for an iteration.
+    fn count_frame(&self, buffer: &gst::BufferRef, running_time: Option<gst::ClockTime>, is_painted: bool) {
         let lateness = lock(&self.pace).count(is_painted);
         let Some(Lateness { is_live, jitter, proportion, processed, dropped }) = lateness else { return };
         let segment = self.obj().segment();
@@ -127,7 +126,7 @@ impl NeuralStyle {
             .stats(gst::format::Buffers::from_u64(processed), gst::format::Buffers::from_u64(dropped))
             .src(&*self.obj())
             .build();
-        // Fails only if the element is in no pipeline, where nobody listens.
+        // Fails only without a bus, where nobody listens.
         let _ = self.obj().post_message(message);
     }
 
@@ -144,7 +143,7 @@ impl NeuralStyle {
         let budget = lock(&self.pace).budget(properties.frame_budget);
         let upcoming = Upcoming { size: (width, height), running_time, budget };
         painter.follow(properties, upcoming, &|consequence, error| self.warn(consequence, error));
-        // Live sources and queues lose frames now and then, and the film goes on.
+        // Live sources and queues lose a frame now and then, which is no new scene.
         if budget.is_none() && frame.buffer().flags().contains(gst::BufferFlags::DISCONT) {
             painter.reset()?;
         }
@@ -157,7 +156,7 @@ impl NeuralStyle {
         let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;
         if let Some(budget) = budget {
             painter.observe(&report, budget);
-            self.tell_lateness(frame.buffer(), running_time, report.iterations > 0);
+            self.count_frame(frame.buffer(), running_time, report.iterations > 0);
             lock(&self.pace).end(began, Instant::now(), budget);
         }
         Ok(report)
@@ -174,30 +173,33 @@ impl ObjectSubclass for NeuralStyle {
 
 impl ObjectImpl for NeuralStyle {
     fn properties() -> &'static [glib::ParamSpec] {
-        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(Properties::specs);
-        &PROPERTIES
+        static SPECS: LazyLock<Vec<glib::ParamSpec>> =
+            LazyLock::new(|| TABLE.iter().map(|property| property.spec.clone()).chain([stats_spec()]).collect());
+        &SPECS
     }
 
-    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+    fn set_property(&self, id: usize, value: &glib::Value, _pspec: &glib::ParamSpec) {
         let mut properties = lock(&self.properties);
         let last = properties.frame_budget;
-        properties.set(pspec.name(), value);
+        // Ids begin with 1.
+        (TABLE[id - 1].set)(&mut properties, value);
         let new = properties.frame_budget;
         drop(properties);
         let [last, new] = [last, new].map(|budget| lock(&self.pace).budget(budget));
         self.announce_latency(last, new);
     }
 
-    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        match pspec.name() {
-            "stats" => stats(*lock(&self.stats)).to_value(),
-            name => lock(&self.properties).get(name),
+    fn property(&self, id: usize, _pspec: &glib::ParamSpec) -> glib::Value {
+        match TABLE.get(id - 1) {
+            Some(property) => (property.get)(&lock(&self.properties)),
+            None => stats(*lock(&self.stats)).to_value(),
         }
     }
 
     fn constructed(&self) {
         self.parent_constructed();
-        // The base class would drop late frames. Recorded ones shall all be painted, and late live ones get less paint.
+        // With QoS the base class drops late frames. Recorded frames are all painted, and late live ones get fewer
+        // iterations.
         self.obj().set_qos(false);
     }
 }
@@ -262,7 +264,7 @@ impl BaseTransformImpl for NeuralStyle {
     }
 
     fn transform_ip(&self, buffer: &mut gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        // What is painted is no gap.
+        // A painted frame is not a gap.
         buffer.unset_flags(gst::BufferFlags::GAP);
         self.parent_transform_ip(buffer)
     }
@@ -300,8 +302,7 @@ impl BaseTransformImpl for NeuralStyle {
             let (frame_budget, may_drop) = (self.properties().frame_budget, self.obj().is_qos());
             let mut pace = lock(&self.pace);
             if pace.budget(frame_budget).is_none() && !may_drop {
-                // Elements before this one would drop frames that are late, and those that come without a budget shall
-                // all be painted.
+                // Not forwarded: elements upstream would drop late frames, and without a budget all are painted.
                 return true;
             }
             let (_, proportion, behind, timestamp) = qos.get();
@@ -319,7 +320,7 @@ impl BaseTransformImpl for NeuralStyle {
             let (is_live, min, max) = latency.result();
             let frame_budget = self.properties().frame_budget;
             let mut pace = lock(&self.pace);
-            // The pipeline asks whenever it has changed, as when a decoder has seen how far it has to look ahead.
+            // The pipeline asks again when a latency changes, as when a decoder knows how many frames it reorders.
             pace.upstream = is_live.then_some(min);
             if let Some(own) = pace.budget(frame_budget).filter(|_| is_live) {
                 let own = gst::ClockTime::from_nseconds(u64::try_from(own.as_nanos()).unwrap_or(u64::MAX));
@@ -341,7 +342,7 @@ impl VideoFilterImpl for NeuralStyle {
         let last = self.obj().static_pad("sink").and_then(|pad| pad.current_caps());
         let last = last.and_then(|caps| gst_video::VideoInfo::from_caps(&caps).ok());
         let picture = |info: &gst_video::VideoInfo| (info.format(), info.width(), info.height(), info.colorimetry());
-        // Another frame rate is still the same film.
+        // At another frame rate it is still the same film.
         if last.is_some_and(|last| picture(&last) != picture(in_info)) {
             self.forget_history("new caps");
         }
@@ -355,7 +356,7 @@ impl VideoFilterImpl for NeuralStyle {
         self.announce_latency(last, new);
         if let (Some(painter), Some(_)) = (lock(&self.painter).as_mut(), new) {
             let size = (in_info.width() as usize, in_info.height() as usize);
-            // What cannot be prepared, the first frame stops at.
+            // Not fatal: the first frame hits the same error and posts it.
             if let Err(error) = painter.prepare(Upcoming { size, running_time: None, budget: new }) {
                 gst::debug!(CAT, imp = self, "Not prepared for the first frame: {error}");
             }
@@ -378,14 +379,14 @@ impl VideoFilterImpl for NeuralStyle {
         *lock(&self.stats) = Some(report);
         if lock(&self.properties).post_messages {
             let message = gst::message::Element::builder(stats(Some(report))).src(&*self.obj()).build();
-            // Fails only if the element is in no pipeline, where nobody listens.
+            // Fails only without a bus, where nobody listens.
             let _ = self.obj().post_message(message);
         }
         Ok(gst::FlowSuccess::Ok)
     }
 }
 
-/// A panic elsewhere leaves each of these values whole, so that its poison does not matter.
+/// Locks a mutex, poisoned or not: a panic elsewhere leaves none of these values half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,6 +4,7 @@
 
 mod assignments;
 mod imp;
+mod job;
 mod pace;
 mod painter;
 mod properties;
@@ -39,7 +40,7 @@ impl NeuralStyle {
 pub enum Pooling {
     /// See [`network::Pooling::Max`].
     #[default]
-    #[enum_value(name = "Max: the largest of four values, as the network was trained", nick = "max")]
+    #[enum_value(name = "Max: the largest of four values, as in the training of the network", nick = "max")]
     Max,
     /// See [`network::Pooling::Average`].
     #[enum_value(name = "Average: the mean of four values, for a smoother picture", nick = "average")]
@@ -88,20 +89,20 @@ impl From<Precision> for processor::Precision {
 #[non_exhaustive]
 pub enum WarmStart {
     /// See [`stylizer::WarmStart::None`].
-    #[enum_value(name = "None: the frame itself, so that no frame knows of another", nick = "none")]
+    #[enum_value(name = "None: the frame itself, independent of other frames", nick = "none")]
     None,
     /// See [`stylizer::WarmStart::Previous`].
-    #[enum_value(name = "Previous: the last stylized frame, whose paint stands still", nick = "previous")]
+    #[enum_value(name = "Previous: the last stylized frame, whose paint does not move", nick = "previous")]
     Previous,
     /// See [`stylizer::WarmStart::Residual`].
     #[enum_value(
-        name = "Residual: the frame plus what was painted onto the last one (stylized minus content)",
+        name = "Residual: the frame plus the paint of the last one (stylized minus content)",
         nick = "residual"
     )]
     Residual,
     /// See [`stylizer::WarmStart::Flow`].
     #[default]
-    #[enum_value(name = "Flow: as residual, with the paint carried along with what moves", nick = "flow")]
+    #[enum_value(name = "Flow: as residual, but the paint moves along the optical flow", nick = "flow")]
     Flow,
 }
 
@@ -126,13 +127,13 @@ pub enum DebugView {
     #[enum_value(name = "Painted: the painted frame", nick = "painted")]
     Painted,
     /// See [`stylizer::DebugView::Flow`].
-    #[enum_value(name = "Flow: where things were in the last frame, the direction as a hue", nick = "flow")]
+    #[enum_value(name = "Flow: the optical flow to the last frame, its direction as a hue", nick = "flow")]
     Flow,
     /// See [`stylizer::DebugView::Mask`].
     #[enum_value(name = "Mask: where the flow is trusted, in white", nick = "mask")]
     Mask,
     /// See [`stylizer::DebugView::Residual`].
-    #[enum_value(name = "Residual: half of what is painted onto the frame, from grey", nick = "residual")]
+    #[enum_value(name = "Residual: the paint alone, at half its strength on grey", nick = "residual")]
     Residual,
 }
 

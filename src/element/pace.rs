@@ -1,53 +1,55 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! How much time there is for a frame.
+//! The time that there is for a frame.
 
 use std::time::{Duration, Instant};
 
-/// How long a frame of a live source lasts whose caps do not tell.
+/// The duration of a frame of a live source whose caps have no frame rate.
 const USUAL_FRAME: Duration = Duration::from_millis(40);
-/// Who waits so long for a frame is not behind.
+/// A gap this long clears the debt of late frames.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is known of the stream's pace.
+/// How fast frames come and leave.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// The latency up to here; `None` if the source is not live.
+    /// The latency upstream; `None` if the source is not live.
     pub upstream: Option<gst::ClockTime>,
     frame_duration: Option<Duration>,
     /// The running time before which frames come too late at the sink.
     earliest: Option<gst::ClockTime>,
-    /// How many frames in a row were late.
+    /// The number of late frames in a row.
     late_frames: u32,
-    /// When the last frame was done, and how much longer than their budgets frames took since one was last waited for.
+    /// When the last frame was done.
     done: Option<Instant>,
+    /// By how much frames exceeded their budgets since the last gap.
     debt: Duration,
-    /// How much faster than they do frames should come, by the sink.
+    /// By which factor frames should come faster, as the sink says.
     proportion: f64,
-    /// How far behind its time the last frame was, in nanoseconds.
+    /// How late the last frame was, in nanoseconds.
     jitter: i64,
+    /// The number of frames with iterations, and without.
     painted: u64,
     unpainted: u64,
 }
 
-/// What a QoS message says of a late frame.
+/// What a QoS message says about a late frame.
 #[derive(Debug, PartialEq)]
 pub struct Lateness {
     /// Whether the source is live.
     pub is_live: bool,
-    /// How far behind its time it was, in nanoseconds.
+    /// How late it was, in nanoseconds.
     pub jitter: i64,
-    /// How much faster than they do frames should come, by the sink.
+    /// By which factor frames should come faster, as the sink says.
     pub proportion: f64,
-    /// How many frames had iterations so far.
+    /// The number of frames with iterations so far.
     pub processed: u64,
-    /// How many had none.
+    /// The number of frames without.
     pub dropped: u64,
 }
 
 impl Pace {
-    /// From now on it is that of a source of this latency, which is `None` unless it is live, and this frame rate. The
-    /// frames so far still count.
+    /// Starts over for a source with this latency, which is `None` unless it is live, and this frame rate. The numbers of
+    /// frames go on.
     pub fn change(&mut self, upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) {
         let seconds = f64::from(frame_rate.denom()) / f64::from(frame_rate.numer());
         let frame_duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
@@ -55,7 +57,7 @@ impl Pace {
         *self = Self { upstream, frame_duration, proportion: 1.0, painted, unpainted, ..Self::default() };
     }
 
-    /// The time for a frame, given the property `frame-budget`; `None` if it does not matter.
+    /// The time for a frame, given the property `frame-budget`; `None` if there is no limit.
     pub fn budget(&self, frame_budget: i64) -> Option<Duration> {
         match u64::try_from(frame_budget) {
             Ok(0) => None,
@@ -64,25 +66,27 @@ impl Pace {
         }
     }
 
-    /// Takes note that a frame came, and when.
+    /// Notes when a frame came.
     pub fn begin(&mut self, at: Instant) {
         if self.done.is_none_or(|done| at.saturating_duration_since(done) >= PAUSE) {
             self.debt = Duration::ZERO;
         }
     }
 
-    /// Takes note that a frame is done that came at `began` and had a budget. The time that it took too long is missing
-    /// to the next ones.
+    /// Notes when a frame with a budget was done that came at `began`. If it exceeded its budget, the next frames get
+    /// less time.
     pub fn end(&mut self, began: Instant, at: Instant, budget: Duration) {
         let spent = self.debt + at.saturating_duration_since(began);
-        // There is no catching up with more: sources and queues have dropped that.
+        // At most one frame: sources and queues have dropped what is older.
         (self.debt, self.done) = (spent.saturating_sub(budget).min(budget), Some(at));
     }
 
-    /// The time that is left for the frame of this running time: its budget, or less if it came late or those before it
-    /// took too long. It has none if it should have left already, by the clock, whose running time is `now`, or by what
-    /// others were at the sink, or if half its time is spent. But after `max_late_frames` in a row one has its budget
-    /// all the same.
+    /// The time that is left for the frame of this running time: its budget, less its lateness by the clock, whose running
+    /// time is `now`, and the debt of earlier frames.
+    ///
+    /// A late frame has none: one that should have left already, that comes before the time up to which the sink calls
+    /// frames late, or with a debt of more than half a budget. After `max_late_frames` of them in a row the next one has
+    /// its whole budget.
     pub fn time_left(
         &mut self,
         running_time: Option<gst::ClockTime>,
@@ -112,7 +116,7 @@ impl Pace {
         }
     }
 
-    /// Counts a frame. Tells how late it was, if for that reason it is not painted.
+    /// Counts a frame. Returns how late it was if it had no iteration.
     pub fn count(&mut self, is_painted: bool) -> Option<Lateness> {
         let counter = if is_painted { &mut self.painted } else { &mut self.unpainted };
         *counter += 1;
@@ -121,17 +125,17 @@ impl Pace {
         (!is_painted).then_some(Lateness { is_live, jitter, proportion, processed: painted, dropped: unpainted })
     }
 
-    /// Learns from a QoS event how far a frame was before (negative) or behind its time at the sink.
+    /// Learns from a QoS event how early (negative) or late a frame was at the sink.
     pub fn observe(&mut self, timestamp: Option<gst::ClockTime>, behind: i64, proportion: f64) {
         self.proportion = proportion;
         self.earliest = timestamp.map(|timestamp| {
             let behind = gst::ClockTime::from_nseconds(behind.max(0).unsigned_abs());
-            // As far again, to catch up.
+            // Twice the lateness, to catch up.
             timestamp.saturating_add(behind).saturating_add(behind)
         });
     }
 
-    /// Forgets what frames were late.
+    /// Forgets the lateness of earlier frames.
     pub fn flush(&mut self) {
         (self.earliest, self.late_frames, self.debt) = (None, 0, Duration::ZERO);
     }
@@ -190,7 +194,7 @@ mod tests {
         let budget = ms(40);
         let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
         let mut now = Instant::now();
-        // Painted frames take 55 ms, others 20, and the next one is always there.
+        // Frames with iterations take 55 ms, others 20, and the next frame is always there.
         let mut frame = |pace: &mut Pace, wait: Duration| {
             let began = now + wait;
             pace.begin(began);

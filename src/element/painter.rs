@@ -2,38 +2,38 @@
 
 //! What lives from start to stop: the stylizer, and how it follows the properties.
 
-use std::{
-    panic,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::time::Duration;
 
-use super::properties::Properties;
+use super::{
+    job::Job,
+    properties::{Prepared, Properties},
+};
 use crate::{
     Error, Result,
     image::Frame,
+    objective::LossLayers,
     style,
     stylizer::{
         Interruption, Report, Settings, Stylizer,
-        live::{self, Preparation, Prepared, SizeChooser},
+        live::{self, Preparation, SizeChooser},
     },
 };
 
-/// What comes of an error in a change.
+/// The consequences of an error in a change.
 const KEEPING_STYLE: &str = "Keeping the last style";
 const KEEPING_SETTINGS: &str = "Keeping the last settings";
 
-/// Where warnings go: what comes of an error, and the error.
+/// Where warnings go: the consequence of an error, and the error.
 pub type Warn<'a> = &'a dyn Fn(&str, &Error);
 
-/// What a stylizer is to be ready for.
+/// The frame that comes next.
 #[derive(Debug, Clone, Copy)]
 pub struct Upcoming {
-    /// Width and height of the frame.
+    /// Width and height.
     pub size: (usize, usize),
     /// When it is shown.
     pub running_time: Option<gst::ClockTime>,
-    /// The time for a frame; `None` if it does not matter.
+    /// The time for it; `None` if there is no limit.
     pub budget: Option<Duration>,
 }
 
@@ -41,47 +41,41 @@ pub struct Upcoming {
 /// long that takes. With one, what takes longer than a frame is prepared on another thread.
 pub struct Painter {
     stylizer: Stylizer,
-    /// The name of the style that the stylizer has.
+    /// The style that the stylizer has.
     style: String,
-    /// The properties that were last looked at.
-    seen: Properties,
-    /// The style and the settings that the stylizer shall have: those of the properties, unless they cannot be used.
-    wanted_style: String,
-    wanted: Settings,
+    /// The running time at which the cross-fade to it began.
+    fade: Option<gst::ClockTime>,
+    /// The properties at the last frame.
+    properties: Properties,
+    request: Request,
+    sizes: Sizes,
+}
+
+/// What the stylizer shall have of what needs preparation: what the properties ask for, apart from what is refused.
+struct Request {
+    style: String,
+    layers: LossLayers,
+    working_size: u32,
+    /// Its preparation, or that of an earlier request, if there is one under way.
     job: Option<Job>,
-    /// The running time at which the style began to change into another.
-    transition: Option<gst::ClockTime>,
-    /// How long an iteration took to warm up.
-    iteration: Duration,
-    chooser: Option<SizeChooser>,
-    /// Width and height of the frames that the size is chosen for.
-    frame_size: (usize, usize),
 }
 
 impl Painter {
-    /// A painter with the style and the settings of the properties, whose painting can be broken off.
+    /// A painter with the style and the settings of the properties, and a way to interrupt it.
     pub fn new(properties: Properties, interruption: Interruption) -> Result<Self> {
         let mut stylizer = properties.stylizer()?;
         stylizer.set_interruption(interruption);
-        let iteration = live::warm_up(&mut stylizer)?;
-        Ok(Self {
-            wanted: stylizer.settings().clone(),
-            stylizer,
-            style: properties.style.clone(),
-            wanted_style: properties.style.clone(),
-            seen: properties,
-            job: None,
-            transition: None,
-            iteration,
-            chooser: None,
-            frame_size: (0, 0),
-        })
+        let sizes = Sizes { iteration: live::warm_up(&mut stylizer)?, chooser: None, frame_size: (0, 0) };
+        let Settings { layers, working_size, .. } = stylizer.settings().clone();
+        let style = properties.prepared.style.name.clone();
+        let request = Request { style: style.clone(), layers, working_size, job: None };
+        Ok(Self { stylizer, style, fade: None, properties, request, sizes })
     }
 
-    /// Makes everything ready for frames like this one, which are the first of their kind.
+    /// Prepares for frames like this one, the first of their kind.
     pub fn prepare(&mut self, upcoming: Upcoming) -> Result<()> {
         self.choose_size(upcoming);
-        let working_size = self.wanted.working_size;
+        let working_size = self.request.working_size;
         self.stylizer.set_settings(Settings { working_size, ..self.stylizer.settings().clone() })?;
         self.stylizer.prepare(upcoming.size)
     }
@@ -89,43 +83,23 @@ impl Painter {
     /// Forgets all earlier frames.
     pub fn reset(&mut self) -> Result<()> {
         self.stylizer.reset();
-        match self.transition.take() {
+        match self.fade.take() {
             Some(_) => live::set_style_share(&mut self.stylizer, 1.0),
             None => Ok(()),
         }
     }
 
-    /// Follows the properties before a frame. What cannot be used is left out, with a warning.
+    /// Follows the properties before a frame. Values that cannot be used are refused with a warning.
     pub fn follow(&mut self, properties: Properties, upcoming: Upcoming, warn: Warn) {
-        if properties != self.seen {
-            let last = std::mem::replace(&mut self.seen, properties);
-            // What could not be used stays out until something else is asked for: one warning is enough.
-            if !self.seen.has_preparation_of(&last) {
-                match self.seen.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
-                    Ok(settings) => self.wanted = settings,
-                    Err(error) => warn(KEEPING_SETTINGS, &error),
-                }
-            }
-            self.wanted = self.seen.settings_with_preparation_of(&self.wanted);
-            if self.seen.style_settings != last.style_settings {
-                self.wanted_style.clone_from(&self.seen.style);
-            }
-        }
+        let last = std::mem::replace(&mut self.properties, properties);
+        self.read_request(&last.prepared, warn);
         self.choose_size(upcoming);
         if upcoming.budget.is_some() {
             self.change_beside(upcoming.running_time, warn);
         } else {
             self.change_at_once(upcoming.running_time, warn);
         }
-        if let Some(start) = self.transition {
-            let now = upcoming.running_time;
-            let passed = now.map_or(gst::ClockTime::MAX, |time| time.saturating_sub(start)).mseconds() as f64;
-            let share = (passed / f64::from(self.seen.style_transition)).min(1.0);
-            if let Err(error) = live::set_style_share(&mut self.stylizer, share) {
-                warn("Changing the style at once", &error);
-            }
-            self.transition.take_if(|_| share >= 1.0);
-        }
+        self.fade(upcoming.running_time, warn);
     }
 
     /// Paints a frame, in a given time or in any.
@@ -138,168 +112,229 @@ impl Painter {
 
     /// Learns from how long a frame took whether the working size fits the machine.
     pub fn observe(&mut self, report: &Report, budget: Duration) {
-        // What is being prepared takes time from the frames.
-        let is_settled = self.job.is_none() && self.wanted.working_size == self.stylizer.settings().working_size;
-        let is_known = !report.iteration_duration.is_zero();
-        if let Some(chooser) = self.chooser.as_mut().filter(|_| is_settled && is_known) {
-            chooser.observe(report.working_size, report.iteration_duration, report.other_duration, budget);
+        let is_settled =
+            self.request.job.is_none() && self.request.working_size == self.stylizer.settings().working_size;
+        // A preparation takes time from the frames.
+        if is_settled {
+            self.sizes.observe(report, budget);
+        }
+    }
+
+    /// Takes what changed in the properties into the request. What is refused is not tried again until it changes: one
+    /// warning is enough.
+    fn read_request(&mut self, last: &Prepared, warn: Warn) {
+        let Prepared { style, objective } = &self.properties.prepared;
+        if *style != last.style {
+            self.request.style.clone_from(&style.name);
+        }
+        if *objective != last.objective {
+            match self.properties.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
+                Ok(settings) => {
+                    (self.request.layers, self.request.working_size) = (settings.layers, settings.working_size);
+                }
+                Err(error) => warn(KEEPING_SETTINGS, &error),
+            }
         }
     }
 
     fn choose_size(&mut self, Upcoming { size, budget, .. }: Upcoming) {
-        match budget.filter(|_| self.seen.fits_machine()) {
-            Some(budget) => {
-                // At another frame rate the size goes on from the one before.
-                if std::mem::replace(&mut self.frame_size, size) != size {
-                    self.chooser = None;
-                }
-                let new = || SizeChooser::new(self.iteration, budget, size);
-                let chosen = self.chooser.get_or_insert_with(new).size();
-                // Of a narrow frame or style too little would be left.
-                self.wanted.working_size = chosen.max(self.stylizer.least_working_size(&self.wanted, size));
-            }
-            None => {
-                self.chooser = None;
-                if self.seen.fits_machine() {
-                    self.wanted.working_size = 0;
-                }
-            }
+        let budget = budget.filter(|_| self.properties.fits_machine());
+        let chosen = self.sizes.choose(size, budget);
+        if let Some(chosen) = chosen {
+            // Little is left of a narrow frame or style.
+            self.request.working_size = chosen.max(self.stylizer.least_working_size(&self.wanted(), size));
+        } else if self.properties.fits_machine() {
+            self.request.working_size = 0;
         }
     }
 
-    fn change_at_once(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
+    /// The settings that the stylizer shall have.
+    fn wanted(&self) -> Settings {
+        self.properties.settings_with(self.request.layers.clone(), self.request.working_size)
+    }
+
+    fn change_at_once(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
         // No other begins before this one has ended.
-        self.job.take_if(|job| job.is_finished());
-        let mut settings = self.set_settings();
-        if self.wanted_style != self.style {
-            match style::load(&self.wanted_style).and_then(|picture| self.stylizer.set_style(picture)) {
-                Ok(()) => self.begin_transition(self.wanted_style.clone(), running_time),
-                Err(error) => self.keep_style(&error, warn),
+        self.request.job.take_if(|job| job.is_finished());
+        let mut result = self.set_settings(self.wanted());
+        if self.request.style != self.style {
+            match style::load(&self.request.style).and_then(|picture| self.stylizer.set_style(picture)) {
+                Ok(()) => self.begin_fade(self.request.style.clone(), now),
+                Err(error) => self.refuse_style(&error, warn),
             }
-            if settings.is_err() {
+            if result.is_err() {
                 // The old style may have been too narrow for them.
-                settings = self.set_settings();
+                result = self.set_settings(self.wanted());
             }
         }
-        if let Err(error) = settings {
-            self.keep_settings(&error, warn);
+        if let Err(error) = result {
+            self.refuse_settings(&error, warn);
         }
-    }
-
-    fn set_settings(&mut self) -> Result<()> {
-        if self.wanted == *self.stylizer.settings() { Ok(()) } else { self.stylizer.set_settings(self.wanted.clone()) }
     }
 
     /// Changes at once what can be changed within a frame, and the rest when it is prepared.
-    fn change_beside(&mut self, running_time: Option<gst::ClockTime>, warn: Warn) {
-        let finished = self.job.take_if(|job| job.is_finished());
-        // A style that nobody wants any more is not shown.
-        if let Some(job) = finished.filter(|job| job.style == self.wanted_style) {
-            let style = job.style.clone();
-            match job.finish().and_then(|prepared| prepared.install(&mut self.stylizer)) {
-                Ok(true) if style != self.style => self.begin_transition(style, running_time),
-                // What does not fit any more is prepared again.
-                Ok(_) => {}
-                Err(error) if style != self.style => self.keep_style(&error, warn),
-                Err(error) => self.keep_settings(&error, warn),
-            }
+    fn change_beside(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
+        if let Some(job) = self.request.job.take_if(|job| job.is_finished()) {
+            self.install(job, now, warn);
         }
-        let quick = self.wanted.clone().with_preparation_of(self.stylizer.settings());
-        if quick != *self.stylizer.settings()
-            && let Err(error) = self.stylizer.set_settings(quick)
+        let Settings { layers, working_size, .. } = self.stylizer.settings();
+        let quick = self.properties.settings_with(layers.clone(), *working_size);
+        if let Err(error) = self.set_settings(quick) {
+            self.refuse_settings(&error, warn);
+        }
+        if self.request.job.is_none()
+            && (self.request.style != self.style || self.wanted() != *self.stylizer.settings())
         {
-            self.keep_settings(&error, warn);
-        }
-        if self.job.is_none() && (self.wanted_style != self.style || self.wanted != *self.stylizer.settings()) {
-            match self.start_job() {
-                Ok(true) => {}
-                Ok(false) => self.change_at_once(running_time, warn),
-                Err(error) => {
-                    warn("Keeping the last style and settings", &error);
-                    self.wanted_style.clone_from(&self.style);
-                    self.wanted = self.stylizer.settings().clone();
-                }
+            match Preparation::new(&self.stylizer, &self.wanted()) {
+                Ok(Some(preparation)) => self.start_job(preparation, warn),
+                // Nothing was painted yet, and nothing takes long.
+                Ok(None) => self.change_at_once(now, warn),
+                Err(error) => self.refuse_settings(&error, warn),
             }
         }
     }
 
-    /// Begins to prepare what is wanted, unless there is nothing that takes long, as nothing was painted yet.
-    fn start_job(&mut self) -> Result<bool> {
-        let Some(preparation) = Preparation::new(&self.stylizer, &self.wanted)? else { return Ok(false) };
-        let (style, is_new) = (self.wanted_style.clone(), self.wanted_style != self.style);
-        self.job = Some(Job::start(style, is_new, preparation)?);
-        Ok(true)
+    fn start_job(&mut self, preparation: Preparation, warn: Warn) {
+        let style = self.request.style.clone();
+        let is_new = style != self.style;
+        match Job::start(style, is_new, preparation) {
+            Ok(job) => self.request.job = Some(job),
+            Err(error) => {
+                self.refuse_settings(&error, warn);
+                self.request.style.clone_from(&self.style);
+            }
+        }
     }
 
-    fn begin_transition(&mut self, style: String, running_time: Option<gst::ClockTime>) {
+    /// Puts what a job prepared into use. A style that is not wanted any more is not shown.
+    fn install(&mut self, job: Job, now: Option<gst::ClockTime>, warn: Warn) {
+        if *job.style() != self.request.style {
+            return;
+        }
+        let style = job.style().to_owned();
+        let is_new = style != self.style;
+        match job.finish().and_then(|prepared| prepared.install(&mut self.stylizer)) {
+            Ok(true) if is_new => self.begin_fade(style, now),
+            // If it does not fit any more, it is prepared again.
+            Ok(_) => {}
+            Err(error) if is_new => self.refuse_style(&error, warn),
+            Err(error) => self.refuse_settings(&error, warn),
+        }
+    }
+
+    fn set_settings(&mut self, settings: Settings) -> Result<()> {
+        if settings == *self.stylizer.settings() { Ok(()) } else { self.stylizer.set_settings(settings) }
+    }
+
+    fn begin_fade(&mut self, style: String, now: Option<gst::ClockTime>) {
         self.style = style;
-        self.transition = running_time.filter(|_| self.seen.style_transition > 0);
+        self.fade = now.filter(|_| self.properties.style_transition > 0);
     }
 
-    fn keep_style(&mut self, error: &Error, warn: Warn) {
+    /// Goes on with the cross-fade.
+    fn fade(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
+        let Some(start) = self.fade else { return };
+        let passed = now.map_or(gst::ClockTime::MAX, |now| now.saturating_sub(start)).mseconds() as f64;
+        let share = (passed / f64::from(self.properties.style_transition)).min(1.0);
+        if let Err(error) = live::set_style_share(&mut self.stylizer, share) {
+            warn("Changing the style at once", &error);
+        }
+        self.fade.take_if(|_| share >= 1.0);
+    }
+
+    fn refuse_style(&mut self, error: &Error, warn: Warn) {
         warn(KEEPING_STYLE, error);
-        self.wanted_style.clone_from(&self.style);
+        self.request.style.clone_from(&self.style);
     }
 
-    fn keep_settings(&mut self, error: &Error, warn: Warn) {
+    fn refuse_settings(&mut self, error: &Error, warn: Warn) {
         warn(KEEPING_SETTINGS, error);
-        self.wanted = self.seen.settings_with_preparation_of(self.stylizer.settings());
+        let Settings { layers, working_size, .. } = self.stylizer.settings().clone();
+        (self.request.layers, self.request.working_size) = (layers, working_size);
     }
 }
 
-/// A style that is being loaded, or settings that are being prepared, on a thread of its own. That of a
-/// painter that is dropped is left alone, and ends when it is done.
-struct Job {
-    style: String,
-    thread: JoinHandle<Result<Prepared>>,
+/// Chooses the working size that fits the machine.
+struct Sizes {
+    /// How long an iteration took at the warm-up.
+    iteration: Duration,
+    chooser: Option<SizeChooser>,
+    /// Width and height of the frames that the size is chosen for.
+    frame_size: (usize, usize),
 }
 
-impl Job {
-    fn start(style: String, is_new: bool, preparation: Preparation) -> Result<Self> {
-        let name = style.clone();
-        let work = move || preparation.run(is_new.then(|| style::load(&name)).transpose()?);
-        let thread = thread::Builder::new().name("neuralstyle-load".to_owned()).spawn(work).map_err(Error::Threads)?;
-        Ok(Self { style, thread })
+impl Sizes {
+    /// The size for frames of this size with a budget; `None` without one.
+    fn choose(&mut self, frame_size: (usize, usize), budget: Option<Duration>) -> Option<u32> {
+        let Some(budget) = budget else {
+            self.chooser = None;
+            return None;
+        };
+        // At another frame rate the choice goes on from the one before.
+        if std::mem::replace(&mut self.frame_size, frame_size) != frame_size {
+            self.chooser = None;
+        }
+        let new = || SizeChooser::new(self.iteration, budget, frame_size);
+        Some(self.chooser.get_or_insert_with(new).size())
     }
 
-    fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    fn finish(self) -> Result<Prepared> {
-        self.thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    fn observe(&mut self, report: &Report, budget: Duration) {
+        if let Some(chooser) = self.chooser.as_mut().filter(|_| !report.iteration_duration.is_zero()) {
+            chooser.observe(report.working_size, report.iteration_duration, report.other_duration, budget);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::{cell::RefCell, thread, time::Instant};
 
     use gst::{glib, prelude::*};
 
     use super::*;
+    use crate::element::properties::TABLE;
 
     const UPCOMING: Upcoming = Upcoming { size: (64, 48), running_time: None, budget: Some(Duration::from_millis(40)) };
 
-    /// Lets a painter follow its properties, of which one is another now, and returns the warnings.
+    /// Changes a property, lets the painter follow, and returns the warnings.
     fn follow(painter: &mut Painter, property: &str, value: impl ToValue) -> Vec<String> {
         follow_before(UPCOMING, painter, property, value)
     }
 
     /// The same before another frame.
     fn follow_before(upcoming: Upcoming, painter: &mut Painter, property: &str, value: impl ToValue) -> Vec<String> {
-        let (warnings, mut properties) = (RefCell::new(Vec::new()), painter.seen.clone());
-        properties.set(property, &value.to_value());
+        let (warnings, mut properties) = (RefCell::new(Vec::new()), painter.properties.clone());
+        set(&mut properties, property, &value.to_value());
         painter.follow(properties, upcoming, &|consequence, error| {
             warnings.borrow_mut().push(format!("{consequence}: {error}"));
         });
         warnings.into_inner()
     }
 
+    fn set(properties: &mut Properties, name: &str, value: &glib::Value) {
+        let property = TABLE.iter().find(|property| property.spec.name() == name).unwrap();
+        (property.set)(properties, value);
+    }
+
     fn finish_job(painter: &Painter) {
-        while !painter.job.as_ref().expect("a job").is_finished() {
+        let started = Instant::now();
+        while !painter.request.job.as_ref().expect("a job").is_finished() {
+            assert!(started.elapsed() < Duration::from_secs(60), "the job hangs");
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Lets a painter follow its properties until nothing is left to prepare, and returns the warnings.
+    fn settle(painter: &mut Painter, upcoming: Upcoming) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for _ in 0..10 {
+            if painter.request.job.is_none() {
+                return warnings;
+            }
+            finish_job(painter);
+            warnings.extend(follow_before(upcoming, painter, "post-messages", true));
+        }
+        panic!("the preparations do not end");
     }
 
     fn painter() -> Painter {
@@ -336,9 +371,9 @@ mod tests {
         // Everything else goes on.
         assert_eq!(follow(&mut painter, "strength", 0.5), [""; 0]);
         assert_eq!(painter.stylizer.settings().strength, 0.5);
-        assert!(painter.job.is_none() && painter.style == first);
+        assert!(painter.request.job.is_none() && painter.style == first);
         assert_eq!(follow(&mut painter, "style", "/no/such/style"), [""; 0]);
-        assert!(painter.job.is_some(), "it is not tried again");
+        assert!(painter.request.job.is_some(), "it is not tried again");
     }
 
     #[test]
@@ -353,10 +388,7 @@ mod tests {
             painter.prepare(upcoming).unwrap();
             let mut change = |property: &str, value: glib::Value| {
                 let mut warnings = follow_before(upcoming, &mut painter, property, value);
-                while painter.job.is_some() {
-                    finish_job(&painter);
-                    warnings.extend(follow_before(upcoming, &mut painter, "post-messages", true));
-                }
+                warnings.extend(settle(&mut painter, upcoming));
                 (warnings, painter.stylizer.settings().working_size, painter.style == narrow)
             };
             assert_eq!(change("style", narrow.to_value()), (vec![], 0, true));
@@ -371,11 +403,11 @@ mod tests {
     fn a_chosen_size_stays_at_another_frame_rate() {
         let mut painter = painter();
         let upcoming = Upcoming { size: (1280, 720), ..UPCOMING };
-        painter.iteration = Duration::from_secs(1000);
+        painter.sizes.iteration = Duration::from_secs(1000);
         follow_before(upcoming, &mut painter, "working-size", -1);
         let mut size_after = |upcoming: Upcoming| {
             painter.prepare(upcoming).unwrap();
-            painter.wanted.working_size
+            painter.request.working_size
         };
         let least = size_after(upcoming);
         // There is time enough for a larger one, but only frames of another size begin anew.
@@ -388,17 +420,14 @@ mod tests {
     fn a_chosen_size_leaves_something_for_the_layers() {
         let mut painter = painter();
         // The slowest machine, and a narrow frame.
-        painter.iteration = Duration::from_secs(1000);
+        painter.sizes.iteration = Duration::from_secs(1000);
         let upcoming = Upcoming { size: (1600, 100), ..UPCOMING };
         for (property, value) in [("working-size", (-1).to_value()), ("content-layers", "relu1_1".to_value())] {
             follow_before(upcoming, &mut painter, property, value);
         }
         let change = |painter: &mut Painter, layers: &str| {
             assert_eq!(follow_before(upcoming, painter, "style-layers", layers), [""; 0]);
-            while painter.job.is_some() {
-                finish_job(painter);
-                assert_eq!(follow_before(upcoming, painter, "strength", 1.0), [""; 0]);
-            }
+            assert_eq!(settle(painter, upcoming), [""; 0]);
             painter.stylizer.settings().working_size
         };
         change(&mut painter, "relu1_1");

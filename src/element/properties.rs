@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The element's properties, and the stylizer they describe.
+//! The element's properties, each declared once, and the stylizer that they describe.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use gst::{glib, prelude::*};
+use gst::{
+    glib::{self, value::FromValue},
+    prelude::*,
+};
 
 use super::{DebugView, Pooling, Precision, WarmStart};
 use crate::{
     Result,
     network::{Vgg, parse_layers},
+    objective::LossLayers,
     processor::Processor,
     style,
     stylizer::{Settings, Stylizer},
@@ -17,60 +21,81 @@ use crate::{
 
 /// Far more than help.
 const MOST_THREADS: u32 = 1024;
-/// The budget that is off for recorded frames, and for live ones as long as a frame lasts.
+/// The frame budget that is the duration of a frame for a live source, and off for any other.
 const LIVE_FRAME: i64 = -1;
 /// The working size that fits the machine.
 const FITTING: i32 = -1;
 const LARGEST_WORKING_SIZE: i32 = Settings::WORKING_SIZES.end().cast_signed();
 
-/// The writable properties with their values.
+/// The values of the writable properties.
 ///
-/// The texts of layers and the like are kept as they were given: they are read, and found right or wrong, when they
-/// come into use.
+/// Texts are kept as they were set: they are parsed, and errors reported, when they come into use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
-    pub style: String,
-    /// How often it was set: who sets it to the same again, as after a mistake, wants another try.
-    pub style_settings: u32,
-    pub post_messages: bool,
+    pub prepared: Prepared,
+    /// The settings that are numbers. Its other fields do not count.
+    numbers: Settings,
+    warm_start: WarmStart,
+    debug_view: DebugView,
+    /// In nanoseconds, or 0 or [`LIVE_FRAME`].
     pub frame_budget: i64,
     pub max_late_frames: u32,
     /// In milliseconds.
     pub style_transition: u32,
+    pub post_messages: bool,
     weights: Option<String>,
     device: String,
     threads: u32,
     precision: Precision,
+}
+
+/// The properties that take longer to change than a live frame lasts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prepared {
+    pub style: Style,
+    pub objective: Objective,
+}
+
+/// The property `style`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Style {
+    pub name: String,
+    /// How often it was set: setting it to the same again, as after a mistake in the file, loads it again.
+    times_set: u32,
+}
+
+/// The properties that say which feature maps are compared, and at which size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objective {
     content_layers: String,
     style_layers: String,
     pooling: Pooling,
-    warm_start: WarmStart,
-    debug_view: DebugView,
     working_size: i32,
-    /// The numbers; its other fields come from those above.
-    numbers: Settings,
 }
 
 impl Default for Properties {
     fn default() -> Self {
         Self {
-            style: style::DEFAULT.to_owned(),
-            style_settings: 0,
-            post_messages: false,
+            prepared: Prepared {
+                style: Style { name: style::DEFAULT.to_owned(), times_set: 0 },
+                objective: Objective {
+                    content_layers: Settings::CONTENT_LAYERS.to_owned(),
+                    style_layers: Settings::STYLE_LAYERS.to_owned(),
+                    pooling: Pooling::default(),
+                    working_size: 0,
+                },
+            },
+            numbers: Settings::default(),
+            warm_start: WarmStart::default(),
+            debug_view: DebugView::default(),
             frame_budget: LIVE_FRAME,
             max_late_frames: 10,
             style_transition: 500,
+            post_messages: false,
             weights: None,
             device: "cpu".to_owned(),
             threads: 0,
             precision: Precision::default(),
-            content_layers: Settings::CONTENT_LAYERS.to_owned(),
-            style_layers: Settings::STYLE_LAYERS.to_owned(),
-            pooling: Pooling::default(),
-            warm_start: WarmStart::default(),
-            debug_view: DebugView::default(),
-            working_size: 0,
-            numbers: Settings::default(),
         }
     }
 }
@@ -78,30 +103,29 @@ impl Default for Properties {
 impl Properties {
     /// The settings of the stylizer. A working size that shall fit the machine is that of the frame here.
     pub fn settings(&self) -> Result<Settings> {
-        Ok(Settings {
-            working_size: self.working_size.try_into().unwrap_or(0),
-            content_layers: parse_layers(&self.content_layers)?,
-            style_layers: parse_layers(&self.style_layers)?,
-            pooling: self.pooling.into(),
-            ..self.settings_with_preparation_of(&self.numbers)
-        })
+        let Objective { content_layers, style_layers, pooling, working_size } = &self.prepared.objective;
+        let layers = LossLayers {
+            content_layers: parse_layers(content_layers)?,
+            style_layers: parse_layers(style_layers)?,
+            pooling: (*pooling).into(),
+        };
+        Ok(self.settings_with(layers, (*working_size).try_into().unwrap_or(0)))
     }
 
-    /// These settings with the layers, pooling and working size of others.
-    pub fn settings_with_preparation_of(&self, other: &Settings) -> Settings {
-        let (warm_start, debug_view) = (self.warm_start.into(), self.debug_view.into());
-        Settings { warm_start, debug_view, ..self.numbers.clone() }.with_preparation_of(other)
-    }
-
-    /// Whether those have the same layers, pooling and working size.
-    pub fn has_preparation_of(&self, other: &Self) -> bool {
-        let preparation = |it: &Self| (it.content_layers.clone(), it.style_layers.clone(), it.pooling, it.working_size);
-        preparation(self) == preparation(other)
+    /// The settings of the stylizer, apart from what is prepared.
+    pub fn settings_with(&self, layers: LossLayers, working_size: u32) -> Settings {
+        Settings {
+            layers,
+            working_size,
+            warm_start: self.warm_start.into(),
+            debug_view: self.debug_view.into(),
+            ..self.numbers.clone()
+        }
     }
 
     /// Whether the working size shall fit the machine.
     pub fn fits_machine(&self) -> bool {
-        self.working_size == FITTING
+        self.prepared.objective.working_size == FITTING
     }
 
     /// A stylizer with these settings, weights, device and style.
@@ -113,311 +137,339 @@ impl Properties {
         };
         let processor = Processor::with_precision(self.threads as usize, self.precision.into())?;
         let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, processor, settings)?;
-        stylizer.set_style(style::load(&self.style)?)?;
+        stylizer.set_style(style::load(&self.prepared.style.name)?)?;
         Ok(stylizer)
     }
+}
 
-    pub fn set(&mut self, name: &str, value: &glib::Value) {
-        // GObject has checked name and type.
-        fn read<'a, T: glib::value::FromValue<'a>>(value: &'a glib::Value) -> T {
-            value.get().unwrap_or_else(|error| unreachable!("GObject let a value of a wrong type pass: {error}"))
-        }
-        // Setting a text to NULL brings its default back.
-        let text = |default: String| read::<Option<String>>(value).unwrap_or(default);
-        let default = Self::default;
-        match name {
-            "style" => {
-                self.style = text(default().style);
-                self.style_settings = self.style_settings.wrapping_add(1);
-            }
-            "post-messages" => self.post_messages = read(value),
-            "frame-budget" => self.frame_budget = read(value),
-            "max-late-frames" => self.max_late_frames = read(value),
-            "style-transition" => self.style_transition = read(value),
-            "weights" => self.weights = read(value),
-            "device" => self.device = text(default().device),
-            "threads" => self.threads = read(value),
-            "precision" => self.precision = read(value),
-            "content-layers" => self.content_layers = text(default().content_layers),
-            "style-layers" => self.style_layers = text(default().style_layers),
-            "pooling" => self.pooling = read(value),
-            "warm-start" => self.warm_start = read(value),
-            "debug-view" => self.debug_view = read(value),
-            "content-weight" => self.numbers.content_weight = read(value),
-            "style-weight" => self.numbers.style_weight = read(value),
-            "tv-weight" => self.numbers.tv_weight = read(value),
-            "temporal-weight" => self.numbers.temporal_weight = read(value),
-            "learning-rate" => self.numbers.learning_rate = read(value),
-            "iterations" => self.numbers.iterations = read(value),
-            "first-iterations" => self.numbers.first_iterations = read(value),
-            "working-size" => self.working_size = read(value),
-            "scene-threshold" => self.numbers.scene_threshold = read(value),
-            "strength" => self.numbers.strength = read(value),
-            _ => unreachable!("no property {name}"),
+/// A property: how GObject describes it, and where its value is.
+pub struct Property {
+    pub spec: glib::ParamSpec,
+    pub get: Box<Get>,
+    pub set: Box<Set>,
+}
+
+type Get = dyn Fn(&Properties) -> glib::Value + Send + Sync;
+type Set = dyn Fn(&mut Properties, &glib::Value) + Send + Sync;
+
+/// The place of a value in the properties.
+struct Field<T> {
+    get: fn(&Properties) -> &T,
+    get_mut: fn(&mut Properties) -> &mut T,
+}
+
+macro_rules! field {
+    ($($name:ident).+) => {
+        Field { get: |properties| &properties.$($name).+, get_mut: |properties| &mut properties.$($name).+ }
+    };
+}
+
+impl<T: Clone + ToValue + for<'a> FromValue<'a> + 'static> Field<T> {
+    /// Declares the property with this value. Its specification is given the default.
+    fn declare(self, specify: impl FnOnce(T) -> glib::ParamSpec) -> Property {
+        let Self { get, get_mut } = self;
+        Property {
+            spec: specify(get(&Properties::default()).clone()),
+            get: Box::new(move |properties| get(properties).to_value()),
+            set: Box::new(move |properties, value| *get_mut(properties) = read(value)),
         }
     }
+}
 
-    pub fn get(&self, name: &str) -> glib::Value {
-        match name {
-            "style" => self.style.to_value(),
-            "post-messages" => self.post_messages.to_value(),
-            "frame-budget" => self.frame_budget.to_value(),
-            "max-late-frames" => self.max_late_frames.to_value(),
-            "style-transition" => self.style_transition.to_value(),
-            "weights" => self.weights.to_value(),
-            "device" => self.device.to_value(),
-            "threads" => self.threads.to_value(),
-            "precision" => self.precision.to_value(),
-            "content-layers" => self.content_layers.to_value(),
-            "style-layers" => self.style_layers.to_value(),
-            "pooling" => self.pooling.to_value(),
-            "warm-start" => self.warm_start.to_value(),
-            "debug-view" => self.debug_view.to_value(),
-            "content-weight" => self.numbers.content_weight.to_value(),
-            "style-weight" => self.numbers.style_weight.to_value(),
-            "tv-weight" => self.numbers.tv_weight.to_value(),
-            "temporal-weight" => self.numbers.temporal_weight.to_value(),
-            "learning-rate" => self.numbers.learning_rate.to_value(),
-            "iterations" => self.numbers.iterations.to_value(),
-            "first-iterations" => self.numbers.first_iterations.to_value(),
-            "working-size" => self.working_size.to_value(),
-            "scene-threshold" => self.numbers.scene_threshold.to_value(),
-            "strength" => self.numbers.strength.to_value(),
-            _ => unreachable!("no property {name}"),
+impl Field<String> {
+    /// Declares a property that is a text. Setting it to NULL brings its default back.
+    fn declare_text(self, specify: impl FnOnce(&str) -> glib::ParamSpec) -> Property {
+        let Self { get, get_mut } = self;
+        let default = get(&Properties::default()).clone();
+        Property {
+            spec: specify(&default),
+            get: Box::new(move |properties| get(properties).to_value()),
+            set: Box::new(move |properties, value| {
+                *get_mut(properties) = read::<Option<String>>(value).unwrap_or_else(|| default.clone());
+            }),
         }
     }
+}
 
-    pub fn specs() -> Vec<glib::ParamSpec> {
-        let default = Self::default();
-        let numbers = &default.numbers;
-        let names: Vec<&str> = style::built_in_names().collect();
-        let style_blurb = format!(
-            "Style image: path of a PNG, JPEG, WebP, BMP or TIFF picture, or the name of a built-in style ({})",
-            names.join(", ")
-        );
-        vec![
-            text("style", "Style", &style_blurb, Some(&default.style), Use::AnyTime),
+/// The value in a value whose type GObject has checked.
+fn read<'a, T: FromValue<'a>>(value: &'a glib::Value) -> T {
+    value.get().unwrap_or_else(|error| unreachable!("GObject let a value of a wrong type pass: {error}"))
+}
+
+/// The writable properties, in the order of their ids, which begin with 1.
+pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
+    vec![
+        style(),
+        field!(style_transition).declare(|default| {
             glib::ParamSpecUInt::builder("style-transition")
                 .nick("Style transition")
-                .blurb(
-                    "How long the old style takes to become the new one when it changes, in milliseconds of the \
-                     stream",
-                )
-                .default_value(default.style_transition)
+                .blurb("Duration of the cross-fade from the old style to a new one, in milliseconds of the stream")
+                .default_value(default)
                 .mutable_playing()
-                .build(),
-            weight(
-                "content-weight",
-                "Content weight",
-                "How much the content loss counts: more keeps more of the frame",
-                numbers.content_weight,
-            ),
-            weight(
-                "style-weight",
-                "Style weight",
-                "How much the style loss counts: more paints harder, less keeps more of the frame",
-                numbers.style_weight,
-            ),
-            weight(
-                "tv-weight",
-                "Total variation weight",
-                "How much the total variation counts: more makes smoother paint, 0 turns it off",
-                numbers.tv_weight,
-            ),
-            weight(
-                "temporal-weight",
-                "Temporal weight",
-                "How much the temporal loss counts with warm-start=flow: more makes calmer paint, 0 turns it off",
-                numbers.temporal_weight,
-            ),
+                .build()
+        }),
+        weight(
+            field!(numbers.content_weight),
+            "content-weight",
+            "Content weight",
+            "Weight of the content loss: more keeps more of the frame",
+        ),
+        weight(
+            field!(numbers.style_weight),
+            "style-weight",
+            "Style weight",
+            "Weight of the style loss: more paints harder, less keeps more of the frame",
+        ),
+        weight(
+            field!(numbers.tv_weight),
+            "tv-weight",
+            "Total variation weight",
+            "Weight of the total variation: more makes smoother paint, 0 turns it off",
+        ),
+        weight(
+            field!(numbers.temporal_weight),
+            "temporal-weight",
+            "Temporal weight",
+            "Weight of the temporal loss, which needs warm-start=flow: more makes calmer paint, 0 turns it off",
+        ),
+        field!(numbers.learning_rate).declare(|default| {
             glib::ParamSpecDouble::builder("learning-rate")
                 .nick("Learning rate")
                 .blurb(
-                    "Length of a middling step of the optimizer, in levels of 8-bit colour: new paint takes longer, \
-                     old paint shorter ones",
+                    "Typical length of an optimizer step, in levels of 8-bit colour: steps are longer for new paint and \
+                     shorter for old paint",
                 )
                 .minimum(*Settings::LEARNING_RATES.start())
                 .maximum(*Settings::LEARNING_RATES.end())
-                .default_value(numbers.learning_rate)
+                .default_value(default)
                 .mutable_playing()
                 .controllable()
-                .build(),
-            count("iterations", "Iterations", "Optimizer steps for each frame after the first", numbers.iterations),
-            count(
-                "first-iterations",
-                "First iterations",
-                "Optimizer steps for the first frame, and for the first after a scene cut, a flush, new caps or, without \
-                 a frame budget, a discontinuity: so many at its working size, and without a budget as many before at \
-                 each smaller size",
-                numbers.first_iterations,
-            ),
+                .build()
+        }),
+        iterations(
+            field!(numbers.iterations),
+            "iterations",
+            "Iterations",
+            "Optimizer steps for each frame after the first",
+        ),
+        iterations(
+            field!(numbers.first_iterations),
+            "first-iterations",
+            "First iterations",
+            "Optimizer steps for the first frame, and for the first after a scene cut, a flush, new caps or, without a \
+             frame budget, a discontinuity. Without a frame budget the frame is painted at smaller sizes first, with as \
+             many steps at each",
+        ),
+        field!(prepared.objective.working_size).declare(|default| {
             glib::ParamSpecInt::builder("working-size")
                 .nick("Working size")
                 .blurb(
-                    "Long side, in pixels, at which to optimize: at least 16, or 0 for the size of the frame, or -1 for \
-                     one that fits the machine: with a frame budget it is the largest at which an iteration fits \
-                     into it, else that of the frame. What was painted is scaled up and added to the frame",
+                    "Long side, in pixels, of the image that is optimized: 16 or more, 0 for the size of the frame, or -1 \
+                     for a size that fits the machine, which is the largest at which an iteration fits into the frame \
+                     budget, and without one the size of the frame. The paint is scaled up and added to the frame",
                 )
                 .minimum(FITTING)
                 .maximum(LARGEST_WORKING_SIZE)
-                .default_value(default.working_size)
+                .default_value(default)
                 .mutable_playing()
-                .build(),
+                .build()
+        }),
+        field!(frame_budget).declare(|default| {
             glib::ParamSpecInt64::builder("frame-budget")
                 .nick("Frame budget")
                 .blurb(
-                    "Time for a frame in nanoseconds: it takes as many iterations as fit, at least one unless it is late \
-                     (see max-late-frames), and at most those of the property iterations, or of first-iterations in a \
-                     first frame. 0 is off, for a fixed number; -1 is the duration of a frame with a live source, by \
-                     its caps or else 40 ms, and off with any other",
+                    "Time for a frame, in nanoseconds: the frame gets as many iterations as fit, at most those of \
+                     iterations (in a first frame, of first-iterations), and at least one unless it is late (see \
+                     max-late-frames). 0 is off; -1 is, with a live source, the duration of a frame (40 ms if the caps \
+                     do not tell), and off with any other",
                 )
                 .minimum(LIVE_FRAME)
-                .default_value(default.frame_budget)
+                .default_value(default)
                 .mutable_playing()
-                .build(),
+                .build()
+        }),
+        field!(max_late_frames).declare(|default| {
             glib::ParamSpecUInt::builder("max-late-frames")
                 .nick("Most late frames")
                 .blurb(
-                    "How many frames in a row may, if there is a frame budget and they are late, have no \
-                     iteration at all and only show the paint of the last one, moved along",
+                    "With a frame budget, how many late frames in a row may go without an iteration: they show the paint \
+                     of the last frame, moved along",
                 )
-                .default_value(default.max_late_frames)
+                .default_value(default)
                 .mutable_playing()
-                .build(),
+                .build()
+        }),
+        field!(numbers.scene_threshold).declare(|default| {
             glib::ParamSpecDouble::builder("scene-threshold")
                 .nick("Scene threshold")
                 .blurb(
-                    "Share of a frame's texture, 0 to 1, that must be new for a new scene to begin, which is painted as \
-                     if nothing had been before; 1 is never, and there is none with warm-start=none",
+                    "Share of a frame's texture, 0 to 1, that must be new for a scene cut, after which nothing of the old \
+                     scene is left. 1 turns cuts off, and warm-start=none needs none",
                 )
                 .minimum(0.0)
                 .maximum(1.0)
-                .default_value(numbers.scene_threshold)
+                .default_value(default)
                 .mutable_playing()
-                .build(),
+                .build()
+        }),
+        field!(numbers.strength).declare(|default| {
             glib::ParamSpecDouble::builder("strength")
                 .nick("Strength")
-                .blurb("How much of what was painted is shown, from 0, the frame as it came, to 1")
+                .blurb("Strength of the paint, from 0, which shows the frame as it came, to 1, which shows all of the paint")
                 .minimum(0.0)
                 .maximum(1.0)
-                .default_value(numbers.strength)
+                .default_value(default)
                 .mutable_playing()
                 .controllable()
-                .build(),
-            text(
-                "content-layers",
-                "Content layers",
-                "Layers of the content loss, relu1_1 to relu5_4 as far as the weights have them, separated by commas; \
-                 empty for none",
-                Some(&default.content_layers),
-                Use::AnyTime,
-            ),
-            text(
-                "style-layers",
-                "Style layers",
-                "Layers of the style loss, relu1_1 to relu5_4 as far as the weights have them, separated by commas; \
-                 empty for none",
-                Some(&default.style_layers),
-                Use::AnyTime,
-            ),
-            glib::ParamSpecEnum::builder_with_default("pooling", default.pooling)
+                .build()
+        }),
+        layers(
+            field!(prepared.objective.content_layers),
+            "content-layers",
+            "Content layers",
+            "Layers of the content loss, separated by commas: relu1_1 to relu5_4 as far as the weights have them; empty \
+             for none",
+        ),
+        layers(
+            field!(prepared.objective.style_layers),
+            "style-layers",
+            "Style layers",
+            "Layers of the style loss, separated by commas: relu1_1 to relu5_4 as far as the weights have them; empty for \
+             none",
+        ),
+        field!(prepared.objective.pooling).declare(|default| {
+            glib::ParamSpecEnum::builder_with_default("pooling", default)
                 .nick("Pooling")
                 .blurb("How the network halves its feature maps")
                 .mutable_playing()
-                .build(),
-            glib::ParamSpecEnum::builder_with_default("warm-start", default.warm_start)
+                .build()
+        }),
+        field!(warm_start).declare(|default| {
+            glib::ParamSpecEnum::builder_with_default("warm-start", default)
                 .nick("Warm start")
                 .blurb("What the optimization of each frame after the first starts from")
                 .mutable_playing()
-                .build(),
-            glib::ParamSpecEnum::builder_with_default("debug-view", default.debug_view)
+                .build()
+        }),
+        field!(debug_view).declare(|default| {
+            glib::ParamSpecEnum::builder_with_default("debug-view", default)
                 .nick("Debug view")
-                .blurb("What is shown: the picture, or what goes on inside, for those who tune")
+                .blurb("What is shown: the painted frame, or an intermediate result, for tuning")
                 .mutable_playing()
-                .build(),
-            text(
-                "weights",
-                "Weights",
-                "Path of a safetensors file with the convolutions of VGG16 or VGG19, named as conv1_1.weight (Caffe) or \
-                 features.0.weight (torchvision); not set, the built-in VGG16 up to relu4_3 is used",
-                default.weights.as_deref(),
-                Use::AtStart,
-            ),
-            text(
-                "device",
-                "Device",
-                "Where to compute: cpu, or cuda:<number> or metal:<number> if the plugin was built with them",
-                Some(&default.device),
-                Use::AtStart,
-            ),
+                .build()
+        }),
+        field!(weights).declare(|default| {
+            glib::ParamSpecString::builder("weights")
+                .nick("Weights")
+                .blurb(
+                    "Path of a safetensors file with the convolutions of VGG16 or VGG19, named as conv1_1.weight (Caffe) \
+                     or features.0.weight (torchvision). If it is not set, the built-in VGG16 up to relu4_3 is used",
+                )
+                .default_value(default.as_deref())
+                .mutable_ready()
+                .build()
+        }),
+        field!(device).declare_text(|default| {
+            glib::ParamSpecString::builder("device")
+                .nick("Device")
+                .blurb("Where to compute: cpu, or cuda:<number> or metal:<number> if the plugin was built with them")
+                .default_value(default)
+                .mutable_ready()
+                .build()
+        }),
+        field!(threads).declare(|default| {
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("How many threads compute, on a processor; 0 is as many as it runs at a time")
+                .blurb("Number of threads on a processor; 0 is as many as it can run at the same time")
                 .maximum(MOST_THREADS)
-                .default_value(default.threads)
+                .default_value(default)
                 .mutable_ready()
-                .build(),
-            glib::ParamSpecEnum::builder_with_default("precision", default.precision)
+                .build()
+        }),
+        field!(precision).declare(|default| {
+            glib::ParamSpecEnum::builder_with_default("precision", default)
                 .nick("Precision")
-                .blurb("Numbers that a processor computes feature maps in; the image and the losses are always 32-bit")
+                .blurb("Format of the feature maps on a processor; the image and the losses are always 32-bit")
                 .mutable_ready()
-                .build(),
+                .build()
+        }),
+        field!(post_messages).declare(|default| {
             glib::ParamSpecBoolean::builder("post-messages")
                 .nick("Post messages")
                 .blurb("Post an element message named neuralstyle, with the fields of stats, for every frame")
-                .default_value(default.post_messages)
+                .default_value(default)
                 .mutable_playing()
-                .build(),
-            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
-                .nick("Statistics")
-                .blurb(
-                    "Of the last frame: frame, its number from 0; scene, that of its scene; working-size, the long side at \
-                     which it was optimized; iterations, those at that size; the losses content, style, total-variation \
-                     and temporal; loss, their weighted sum; milliseconds; style-updates, how often the Gram matrices \
-                     of the style were computed for the working size since the start. No fields before the first frame",
-                )
-                .read_only()
-                .build(),
-        ]
-    }
+                .build()
+        }),
+    ]
+});
+
+fn style() -> Property {
+    let names: Vec<&str> = style::built_in_names().collect();
+    let blurb = format!(
+        "Style image: path of a PNG, JPEG, WebP, BMP or TIFF picture, or the name of a built-in style ({})",
+        names.join(", ")
+    );
+    let text = field!(prepared.style.name).declare_text(|default| {
+        glib::ParamSpecString::builder("style")
+            .nick("Style")
+            .blurb(&blurb)
+            .default_value(default)
+            .mutable_playing()
+            .build()
+    });
+    let set = move |properties: &mut Properties, value: &glib::Value| {
+        (text.set)(properties, value);
+        properties.prepared.style.times_set = properties.prepared.style.times_set.wrapping_add(1);
+    };
+    Property { set: Box::new(set), ..text }
 }
 
-/// When a changed property comes into use.
-enum Use {
-    /// With the next frame.
-    AnyTime,
-    /// With the next change to the PAUSED state.
-    AtStart,
+fn weight(field: Field<f64>, name: &str, nick: &str, blurb: &str) -> Property {
+    field.declare(|default| {
+        glib::ParamSpecDouble::builder(name)
+            .nick(nick)
+            .blurb(blurb)
+            .minimum(*Settings::WEIGHTS.start())
+            .maximum(*Settings::WEIGHTS.end())
+            .default_value(default)
+            .mutable_playing()
+            .controllable()
+            .build()
+    })
 }
 
-fn text(name: &str, nick: &str, blurb: &str, default: Option<&str>, when: Use) -> glib::ParamSpec {
-    let builder = glib::ParamSpecString::builder(name).nick(nick).blurb(blurb).default_value(default);
-    match when {
-        Use::AnyTime => builder.mutable_playing().build(),
-        Use::AtStart => builder.mutable_ready().build(),
-    }
+fn iterations(field: Field<u32>, name: &str, nick: &str, blurb: &str) -> Property {
+    field.declare(|default| {
+        glib::ParamSpecUInt::builder(name)
+            .nick(nick)
+            .blurb(blurb)
+            .minimum(*Settings::ITERATIONS.start())
+            .maximum(*Settings::ITERATIONS.end())
+            .default_value(default)
+            .mutable_playing()
+            .controllable()
+            .build()
+    })
 }
 
-fn weight(name: &str, nick: &str, blurb: &str, default: f64) -> glib::ParamSpec {
-    glib::ParamSpecDouble::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*Settings::WEIGHTS.start())
-        .maximum(*Settings::WEIGHTS.end())
-        .default_value(default)
-        .mutable_playing()
-        .controllable()
-        .build()
+fn layers(field: Field<String>, name: &str, nick: &str, blurb: &str) -> Property {
+    field.declare_text(|default| {
+        glib::ParamSpecString::builder(name).nick(nick).blurb(blurb).default_value(default).mutable_playing().build()
+    })
 }
 
-fn count(name: &str, nick: &str, blurb: &str, default: u32) -> glib::ParamSpec {
-    glib::ParamSpecUInt::builder(name)
-        .nick(nick)
-        .blurb(blurb)
-        .minimum(*Settings::ITERATIONS.start())
-        .maximum(*Settings::ITERATIONS.end())
-        .default_value(default)
-        .mutable_playing()
-        .controllable()
+/// The property `stats`, which is read only.
+pub fn stats_spec() -> glib::ParamSpec {
+    glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+        .nick("Statistics")
+        .blurb(
+            "Statistics of the last frame: frame, its number from 0; scene, the number of its scene; working-size, the \
+             long side at which it was optimized; iterations at that size; the losses content, style, total-variation \
+             and temporal before the last of them; loss, their weighted sum; milliseconds, how long it took; \
+             style-updates, how often the Gram matrices of the style were computed for the working size since the \
+             start. No fields before the first frame",
+        )
+        .read_only()
         .build()
 }

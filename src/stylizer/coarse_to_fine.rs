@@ -19,7 +19,7 @@ impl Stylizer {
     /// `None` if there is no smaller size. The paint is that of the new style alone, even during a cross-fade.
     pub(super) fn paint_coarsely(&mut self, content: &Image) -> Result<Option<Image>> {
         let Some(style) = &self.style else { return Ok(None) };
-        let sizes = smaller_sizes(content.size(), &self.settings.loss_layers(), style);
+        let sizes = smaller_sizes(content.size(), &self.settings.layers, style);
         let residual = self.paint_at(&sizes, content);
         // Also after an error: the next frame has another size.
         if let Some(style) = &self.style {
@@ -78,7 +78,7 @@ mod tests {
         let sizes = |size, style: (usize, usize)| {
             let style =
                 StyleTarget::new(Arc::new(Picture::new(style.0, style.1, vec![0; 3 * style.0 * style.1]).unwrap()));
-            smaller_sizes(size, &Settings::default().loss_layers(), &style)
+            smaller_sizes(size, &Settings::default().layers, &style)
         };
         assert_eq!(sizes((320, 181), (640, 480)), [(160, 90), (80, 45)]);
         assert_eq!(sizes((90, 128), (640, 480)), [(45, 64)]);

@@ -37,8 +37,8 @@ impl Stylizer {
         if [size, style, picture].iter().any(|(width, height)| width.saturating_mul(*height) > MOST_PIXELS) {
             return Some(u64::MAX);
         }
-        let (layers, processor) = (settings.loss_layers(), &self.processor);
-        let objective = objective::memory_for(&self.weights, &layers, self.device, processor, size, style)?;
+        let (layers, processor) = (&settings.layers, &self.processor);
+        let objective = objective::memory_for(&self.weights, layers, self.device, processor, size, style)?;
 
         let values = |count: usize, size| count * pixels(size) * size_of::<f32>();
         // The style is resized plane by plane.

@@ -126,7 +126,7 @@ impl Stylizer {
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
     pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let objective = objective::open(weights.clone(), settings.loss_layers(), device, &processor)?;
+        let objective = objective::open(weights.clone(), settings.layers.clone(), device, &processor)?;
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
             warper: Warper::new(processor.clone()),
@@ -163,11 +163,11 @@ impl Stylizer {
         self.check(&settings)?;
         if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
             let long_side = long_side(frame_size, settings.working_size);
-            settings.loss_layers().check_size("style", style.size_for(long_side))?;
+            settings.layers.check_size("style", style.size_for(long_side))?;
         }
-        let layers = settings.loss_layers();
-        if layers != self.settings.loss_layers() {
-            let mut objective = objective::open(self.weights.clone(), layers, self.device, &self.processor)?;
+        if settings.layers != self.settings.layers {
+            let mut objective =
+                objective::open(self.weights.clone(), settings.layers.clone(), self.device, &self.processor)?;
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {
@@ -189,7 +189,7 @@ impl Stylizer {
     /// As there, apart from styles that are too small.
     pub fn check(&self, settings: &Settings) -> Result<()> {
         settings.check()?;
-        let layers = settings.loss_layers();
+        let layers = &settings.layers;
         layers.check(&self.weights)?;
         if let Some(frame_size) = self.frame_size {
             layers.check_size("frame", working_size(frame_size, settings.working_size))?;
@@ -227,7 +227,7 @@ impl Stylizer {
     /// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest
     /// layer of these settings; 0 if there is no layer.
     pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
-        let shortest_side = settings.loss_layers().deepest().map_or(0, Layer::shortest_side);
+        let shortest_side = settings.layers.deepest().map_or(0, Layer::shortest_side);
         let pictures = self.style.iter().map(|style| style.picture().size());
         let sizes = pictures.chain([frame_size]);
         let least =
@@ -251,7 +251,7 @@ impl Stylizer {
     /// As for [`stylize`](Self::stylize).
     pub fn prepare(&mut self, frame_size: (usize, usize)) -> Result<()> {
         let size = working_size(frame_size, self.settings.working_size);
-        self.settings.loss_layers().check_size("frame", size)?;
+        self.settings.layers.check_size("frame", size)?;
         let style_size = self.style.as_ref().ok_or(Error::NoStyle)?.long_side();
         let long_side = size.0.max(size.1);
         if self.frame_size != Some(frame_size) || style_size != Some(long_side) {

@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 use super::{DebugView, WarmStart};
 use crate::{
     Error, Result,
-    network::{Layer, Pooling, parse_layers},
+    network::{Pooling, parse_layers},
     objective::{LossLayers, LossWeights},
 };
 
-/// How frames are stylized. Each field is the element's property of the same name.
+/// How frames are stylized. Each field, and each of `layers`, is the element's property of the same
+/// name.
 ///
 /// ```
 /// let mut settings = gstneuralstyle::stylizer::Settings::default();
@@ -45,12 +46,8 @@ pub struct Settings {
     pub memory_limit: u64,
     /// The share of the residual, stylized minus content, that is shown: 0 is the content, 1 the stylized frame.
     pub strength: f64,
-    /// The layers of the content loss, shallow ones first. May be empty.
-    pub content_layers: Vec<Layer>,
-    /// The layers of the style loss, shallow ones first. May be empty.
-    pub style_layers: Vec<Layer>,
-    /// How the network halves feature maps between its blocks.
-    pub pooling: Pooling,
+    /// Which feature maps the losses compare.
+    pub layers: LossLayers,
     /// What each frame after the first starts from.
     pub warm_start: WarmStart,
     /// The share of a frame's texture, 0 to 1, that must not be found in the frame before for the frame to begin a new
@@ -95,21 +92,6 @@ impl Settings {
         check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
     }
 
-    /// Which feature maps these settings compare.
-    pub fn loss_layers(&self) -> LossLayers {
-        LossLayers {
-            content_layers: self.content_layers.clone(),
-            style_layers: self.style_layers.clone(),
-            pooling: self.pooling,
-        }
-    }
-
-    /// These settings with the layers, pooling and working size of others, which take long to prepare.
-    pub fn with_preparation_of(self, other: &Self) -> Self {
-        let LossLayers { content_layers, style_layers, pooling } = other.loss_layers();
-        Self { content_layers, style_layers, pooling, working_size: other.working_size, ..self }
-    }
-
     /// Whether the motion between frames has to be estimated.
     pub(super) fn need_motion(&self) -> bool {
         let needed = match self.warm_start {
@@ -122,7 +104,7 @@ impl Settings {
 
     /// How different the loss is with other settings: from 0, the same, to 1.
     pub(super) fn distance(&self, other: &Self) -> f32 {
-        if self.loss_layers() != other.loss_layers() {
+        if self.layers != other.layers {
             return 1.0;
         }
         let weights = |settings: &Self| {
@@ -158,9 +140,11 @@ impl Default for Settings {
             working_size: 0,
             memory_limit: 0,
             strength: 1.0,
-            content_layers: layers(Self::CONTENT_LAYERS),
-            style_layers: layers(Self::STYLE_LAYERS),
-            pooling: Pooling::default(),
+            layers: LossLayers {
+                content_layers: layers(Self::CONTENT_LAYERS),
+                style_layers: layers(Self::STYLE_LAYERS),
+                pooling: Pooling::default(),
+            },
             warm_start: WarmStart::default(),
             scene_threshold: 0.77,
             debug_view: DebugView::default(),
@@ -188,7 +172,8 @@ mod tests {
         assert_eq!(distance(with(10.0, 4.0), with(8.0, 3.0)), (0.25, 0.25));
         assert_eq!(distance(with(0.0, 3.0), with(1e-3, 3.0)), (1.0, 1.0));
         assert_eq!(distance(with(0.0, 3.0), with(0.0, 3.0)), (0.0, 0.0));
-        let average = Settings { pooling: Pooling::Average, iterations: 9, ..Settings::default() };
+        let layers = LossLayers { pooling: Pooling::Average, ..Settings::default().layers };
+        let average = Settings { layers, iterations: 9, ..Settings::default() };
         assert_eq!(distance(with(10.0, 3.0), average), (1.0, 1.0));
     }
 

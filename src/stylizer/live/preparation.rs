@@ -56,12 +56,12 @@ impl Preparation {
     /// As for [`Stylizer::check`].
     pub fn new(stylizer: &Stylizer, settings: &Settings) -> Result<Option<Self>> {
         stylizer.check(settings)?;
-        let layers = settings.loss_layers();
+        let layers = settings.layers.clone();
         Ok(stylizer.frame_size.map(|frame_size| Self {
             weights: stylizer.weights.clone(),
             device: stylizer.device,
             processor: stylizer.processor.clone(),
-            has_new_layers: layers != stylizer.settings.loss_layers(),
+            has_new_layers: layers != stylizer.settings.layers,
             layers,
             working_size: settings.working_size,
             frame_size,
@@ -133,12 +133,11 @@ impl Prepared {
     pub fn install(self, stylizer: &mut Stylizer) -> Result<bool> {
         let Self { layers, objective, working_size, mut style } = self;
         let fits = stylizer.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
-        let has_new_layers = layers != stylizer.settings.loss_layers();
+        let has_new_layers = layers != stylizer.settings.layers;
         if !fits || has_new_layers && objective.is_none() {
             return Ok(false);
         }
-        let LossLayers { content_layers, style_layers, pooling } = layers;
-        let settings = Settings { content_layers, style_layers, pooling, working_size, ..stylizer.settings.clone() };
+        let settings = Settings { layers, working_size, ..stylizer.settings.clone() };
         stylizer.check(&settings)?;
         match objective {
             Some(objective) => stylizer.objective = objective,
