@@ -15,6 +15,9 @@ fn init() {
     });
 }
 
+/// How long anything may take before it counts as hanging.
+const PATIENCE_CLOCK: gst::ClockTime = gst::ClockTime::from_seconds(60);
+
 /// Few and shallow: what an iteration does is tested elsewhere. The harness counts as live, and yet the number of
 /// iterations shall be fixed.
 const QUICK: &str = "iterations=1 first-iterations=2 style-layers=relu1_1 content-layers=relu2_1 frame-budget=0";
@@ -278,6 +281,36 @@ fn are_properties_done_before_a_frame() -> bool {
     let is_first = !painting.is_finished();
     painting.join().unwrap();
     is_first
+}
+
+#[test]
+fn interlaced_video_is_refused_until_it_is_deinterlaced() {
+    init();
+    let interlaced = "video/x-raw,format=RGB,width=32,height=24,framerate=25/1,interlace-mode=interleaved";
+    let mut harness = harness("");
+    let bus = gst::Bus::new();
+    element(&harness).set_bus(Some(&bus));
+    harness.set_src_caps_str(interlaced);
+    assert_eq!(harness.push(frame(&info(VideoFormat::Rgb, 32, 24, 25), 0)), Err(gst::FlowError::NotNegotiated));
+    let warnings: Vec<_> = bus.iter_filtered(&[gst::MessageType::Warning]).collect();
+    assert_eq!(warnings.len(), 1);
+    let gst::MessageView::Warning(warning) = warnings[0].view() else { unreachable!() };
+    assert!(warning.error().message().contains("deinterlace"), "{}", warning.error());
+
+    let line = format!("videotestsrc num-buffers=3 ! {interlaced} ! deinterlace ! neuralstyle {QUICK} ! fakesink");
+    let pipeline = gst::parse::launch(&line).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Warning];
+    let message = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE_CLOCK, &kinds).expect("the pipeline hangs");
+    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn caps_without_an_interlace_mode_are_progressive() {
+    let mut harness = harness("");
+    harness.set_src_caps_str("video/x-raw,format=RGB,width=32,height=24,framerate=25/1");
+    harness.push_and_pull(frame(&info(VideoFormat::Rgb, 32, 24, 25), 0)).unwrap();
 }
 
 #[test]

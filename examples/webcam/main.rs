@@ -107,7 +107,7 @@ fn describe(args: &Args) -> Result<String> {
         sink => sink.to_owned(),
     };
     Ok(format!(
-        "{source} ! videoconvert ! videoscale ! videorate \
+        "{source} ! videoconvert ! deinterlace ! videoscale ! videorate \
          ! video/x-raw,width={width},height={height},framerate={rate}/1,pixel-aspect-ratio=1/1 \
          ! queue leaky=downstream max-size-buffers=1 ! videoconvert \
          ! neuralstyle name=painter working-size=-1 frame-budget={budget} ! queue max-size-buffers=1 \

@@ -10,12 +10,13 @@
  *
  * ## Example launch line
  * |[<!-- language="plain" -->
- * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! neuralstyle style=painting.jpg \
+ * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! deinterlace ! neuralstyle style=painting.jpg \
  *     working-size=320 ! videoconvert ! autovideosink sync=false
  * ]|
  * plays a film as if it were painted like the picture.
  */
 use std::{
+    mem,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -58,10 +59,20 @@ pub struct NeuralStyle {
     properties: Mutex<Properties>,
     stats: Mutex<Option<Report>>,
     pace: Mutex<Pace>,
-    /// Set while a flush or a stop waits for the frame that is being painted.
+    waiting: Mutex<Waiting>,
+    /// Set while anything waits for the frame that is being painted.
     interruption: Interruption,
     /// Held for a whole frame. Lock it in serialized callbacks, start and stop only.
     painter: Mutex<Option<Painter>>,
+    /// Whether a warning of interlaced video was posted since the start.
+    warned_of_interlacing: Mutex<bool>,
+}
+
+/// What waits for the frame that is being painted. The frame will not be shown, and is interrupted.
+#[derive(Default)]
+struct Waiting {
+    flush: bool,
+    stop: bool,
 }
 
 impl NeuralStyle {
@@ -72,6 +83,33 @@ impl NeuralStyle {
 
     fn warn(&self, consequence: &str, error: &Error) {
         gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{consequence}: {error}"));
+    }
+
+    /// Notes what waits for the current frame, and interrupts the frame while anything does.
+    fn update_waiting(&self, change: impl FnOnce(&mut Waiting)) {
+        let mut waiting = lock(&self.waiting);
+        change(&mut waiting);
+        self.interruption.set(waiting.flush || waiting.stop);
+    }
+
+    /// Warns about interlaced video: negotiation fails upstream, with an error that does not mention it.
+    fn warn_of_interlacing(&self, query: &gst::QueryRef) {
+        let caps = match query.view() {
+            gst::QueryView::AcceptCaps(query) => Some(query.caps_owned()),
+            gst::QueryView::Caps(query) => query.filter_owned(),
+            _ => None,
+        };
+        let is_interlaced = |structure: &gst::StructureRef| {
+            structure.get::<&str>("interlace-mode").is_ok_and(|mode| mode != "progressive")
+        };
+        let is_refused = caps.is_some_and(|caps| caps.size() > 0 && caps.iter().all(is_interlaced));
+        if is_refused && !mem::replace(&mut *lock(&self.warned_of_interlacing), true) {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::Format,
+                ("neuralstyle does not take interlaced video: put the element deinterlace before it")
+            );
+        }
     }
 
     fn forget_history(&self, reason: &str) {
@@ -221,7 +259,7 @@ impl ElementImpl for NeuralStyle {
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         if transition == gst::StateChange::PausedToReady {
-            self.interruption.set(true);
+            self.update_waiting(|waiting| waiting.stop = true);
         }
         self.parent_change_state(transition)
     }
@@ -232,6 +270,8 @@ impl ElementImpl for NeuralStyle {
                 .format_list(FORMATS)
                 .width_range(SMALLEST_SIDE..)
                 .height_range(SMALLEST_SIDE..)
+                // The two fields of an interlaced frame are different moments, which motion estimation mixes up.
+                .field("interlace-mode", "progressive")
                 .build();
             [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
                 .into_iter()
@@ -270,7 +310,8 @@ impl BaseTransformImpl for NeuralStyle {
     }
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        self.interruption.set(false);
+        self.update_waiting(|waiting| *waiting = Waiting::default());
+        *lock(&self.warned_of_interlacing) = false;
         let painter = Painter::new(self.properties(), self.interruption.clone());
         let painter = painter.map_err(|error| error_message(&error))?;
         *lock(&self.painter) = Some(painter);
@@ -286,9 +327,9 @@ impl BaseTransformImpl for NeuralStyle {
 
     fn sink_event(&self, event: gst::Event) -> bool {
         match event.view() {
-            gst::EventView::FlushStart(_) => self.interruption.set(true),
+            gst::EventView::FlushStart(_) => self.update_waiting(|waiting| waiting.flush = true),
             gst::EventView::FlushStop(_) => {
-                self.interruption.set(false);
+                self.update_waiting(|waiting| waiting.flush = false);
                 self.forget_history("a flush");
                 lock(&self.pace).flush();
             }
@@ -312,6 +353,9 @@ impl BaseTransformImpl for NeuralStyle {
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        if direction == gst::PadDirection::Sink {
+            self.warn_of_interlacing(query);
+        }
         let answered = BaseTransformImplExt::parent_query(self, direction, query);
         if answered
             && direction == gst::PadDirection::Src

@@ -9,14 +9,19 @@ use std::{
 
 use crate::{
     Error, Result, style,
-    stylizer::live::{Preparation, Prepared},
+    stylizer::{
+        Interruption,
+        live::{Preparation, Prepared},
+    },
 };
 
-/// A style that is being loaded, or settings that are being prepared. If it is dropped,
-/// its thread goes on to the end.
+/// A style that is being loaded, or settings that are being prepared. Dropping it interrupts it and waits for its thread,
+/// so that no thread outlives the element's stop.
 pub struct Job {
     style: String,
-    thread: JoinHandle<Result<Prepared>>,
+    interruption: Interruption,
+    /// `None` once it is joined.
+    thread: Option<JoinHandle<Result<Prepared>>>,
 }
 
 impl Job {
@@ -26,10 +31,10 @@ impl Job {
     ///
     /// [`Error::Threads`] if the system refuses a thread.
     pub fn start(style: String, is_new: bool, preparation: Preparation) -> Result<Self> {
-        let name = style.clone();
+        let (name, interruption) = (style.clone(), preparation.interruption());
         let work = move || preparation.run(is_new.then(|| style::load(&name)).transpose()?);
         let thread = thread::Builder::new().name("neuralstyle-load".to_owned()).spawn(work).map_err(Error::Threads)?;
-        Ok(Self { style, thread })
+        Ok(Self { style, interruption, thread: Some(thread) })
     }
 
     /// The name of the style that it is for.
@@ -38,11 +43,25 @@ impl Job {
     }
 
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the result.
-    pub fn finish(self) -> Result<Prepared> {
-        self.thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    pub fn finish(mut self) -> Result<Prepared> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => panic::resume_unwind(panic),
+            None => Err(Error::Interrupted),
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.interruption.set(true);
+        if let Some(thread) = self.thread.take() {
+            // Its result, or its panic, does not matter any more.
+            let _ = thread.join();
+        }
     }
 }

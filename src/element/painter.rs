@@ -154,8 +154,7 @@ impl Painter {
     }
 
     fn change_at_once(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
-        // No other begins before this one has ended.
-        self.request.job.take_if(|job| job.is_finished());
+        self.request.job = None;
         let mut result = self.set_settings(self.wanted());
         if self.request.style != self.style {
             match style::load(&self.request.style).and_then(|picture| self.stylizer.set_style(picture)) {

@@ -400,9 +400,7 @@ impl Stylizer {
         let began = Instant::now();
         let mut iterations = 0;
         while iterations < schedule.iterations {
-            if self.interruption.is_set() {
-                return Err(Error::Interrupted);
-            }
+            self.interruption.check()?;
             let step_began = Instant::now();
             if let Some((frame_began, budget)) = budget
                 && iterations > 0

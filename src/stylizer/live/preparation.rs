@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget};
+use super::super::{Interruption, Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget};
 use crate::{
     Error, Result,
     image::{Image, Picture, fit},
@@ -35,6 +35,7 @@ pub struct Preparation {
     memory: u64,
     /// The style in use.
     picture: Option<Arc<Picture>>,
+    interruption: Interruption,
 }
 
 /// The result of a [`Preparation`].
@@ -68,7 +69,13 @@ impl Preparation {
             memory_limit: settings.memory_limit,
             memory: stylizer.memory,
             picture: stylizer.style.as_ref().map(|style| style.picture().clone()),
+            interruption: Interruption::default(),
         }))
+    }
+
+    /// Interrupts the work between two of its parts, once it is set.
+    pub fn interruption(&self) -> Interruption {
+        self.interruption.clone()
     }
 
     /// Does the work, for another style if there is a picture, else for the one in use.
@@ -77,16 +84,19 @@ impl Preparation {
     ///
     /// [`Error::TooSmall`] if the picture is too narrow for the deepest layer, [`Error::NoStyle`] if there is none,
     /// [`Error::Memory`] if there is not enough for this beside the frames, [`Error::Threads`] if the system refuses a
-    /// thread, [`Error::Tensor`] if the device fails.
+    /// thread, [`Error::Interrupted`], [`Error::Tensor`] if the device fails.
     pub fn run(mut self, picture: Option<Picture>) -> Result<Prepared> {
+        self.interruption.check()?;
         let picture = picture.map(Arc::new).or(self.picture.take()).ok_or(Error::NoStyle)?;
         let long_side = long_side(self.frame_size, self.working_size);
         self.check_memory(fit(picture.size(), long_side))?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
         let mut objective = objective::open(self.weights, self.layers.clone(), self.device, &processor)?;
+        self.interruption.check()?;
         if self.has_new_layers {
             warm_up(objective.as_mut())?;
+            self.interruption.check()?;
         }
         let mut style = StyleTarget::new(picture);
         style.prepare(objective.as_mut(), long_side)?;
