@@ -2,7 +2,12 @@
 
 //! The element frame by frame: formats, sizes, timestamps, history, and properties.
 
-use std::sync::Once;
+use std::{
+    process::Command,
+    sync::{Once, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
 
 use gst::prelude::*;
 use gst_video::VideoFormat;
@@ -16,10 +21,11 @@ fn init() {
 }
 
 /// How long anything may take before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PATIENCE_CLOCK: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
-/// Few and shallow: what an iteration does is tested elsewhere. The harness counts as live, and yet the number of
-/// iterations shall be fixed.
+/// Few iterations and shallow layers: what an iteration does is tested elsewhere. The harness is a live source: without a
+/// budget the number of iterations is fixed all the same.
 const QUICK: &str = "iterations=1 first-iterations=2 style-layers=relu1_1 content-layers=relu2_1 frame-budget=0";
 
 fn harness(properties: &str) -> gst_check::Harness {
@@ -41,7 +47,7 @@ fn info(format: VideoFormat, width: u32, height: u32, fps: i32) -> gst_video::Vi
     gst_video::VideoInfo::builder(format, width, height).fps(gst::Fraction::new(fps, 1)).build().unwrap()
 }
 
-/// A frame whose every byte is different from its neighbours', the alpha included.
+/// A frame in which neighbouring bytes differ, alpha included.
 fn frame(info: &gst_video::VideoInfo, seed: usize) -> gst::Buffer {
     let bytes: Vec<u8> = (0..info.size()).map(|n| ((n * 31 + (n / 97) * 17 + seed * 5) % 256) as u8).collect();
     let mut buffer = gst::Buffer::from_mut_slice(bytes);
@@ -80,7 +86,7 @@ fn every_format_is_painted_and_alpha_stays() {
         (VideoFormat::Abgr, [3, 2, 1], Some(0)),
     ] {
         let mut harness = harness("");
-        // Not a multiple of four: rows of three bytes a pixel are padded.
+        // A width that is not a multiple of four: rows of three bytes a pixel are padded.
         let info = info(format, 19, 17, 25);
         set_caps(&mut harness, &info);
         let (stride, pixel) = (info.stride()[0] as usize, if alpha.is_some() { 4 } else { 3 });
@@ -185,7 +191,7 @@ fn without_strength_frames_come_out_as_they_went_in() {
 }
 
 #[test]
-fn history_is_dropped_when_the_film_breaks_off_and_only_then() {
+fn history_is_forgotten_at_breaks_only() {
     let mut harness = harness("");
     let first = info(VideoFormat::Rgbx, 24, 16, 25);
     set_caps(&mut harness, &first);
@@ -201,13 +207,13 @@ fn history_is_dropped_when_the_film_breaks_off_and_only_then() {
     assert_eq!(push(&mut harness, &first, discont), 2);
     assert_eq!(push(&mut harness, &first, none), 1);
 
-    // Another frame rate is the same film, unknown ones included.
+    // At another frame rate it is still the same film, even if the rate is unknown.
     for fps in [50, 0] {
         let other = info(VideoFormat::Rgbx, 24, 16, fps);
         set_caps(&mut harness, &other);
         assert_eq!(push(&mut harness, &other, none), 1);
     }
-    // Another size or format is not.
+    // At another size or format it is not.
     let wider = info(VideoFormat::Rgbx, 32, 16, 25);
     set_caps(&mut harness, &wider);
     assert_eq!(push(&mut harness, &wider, none), 2);
@@ -230,7 +236,7 @@ fn a_live_film_goes_on_where_frames_were_lost() {
     for seed in [1, 1, 5] {
         let mut buffer = frame(&info, seed);
         buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
-        // The same picture, however much later.
+        // The same picture, although later.
         let picture = bytes(&frame(&info, 1));
         buffer.get_mut().unwrap().copy_from_slice(0, &picture).unwrap();
         harness.push_and_pull(buffer).unwrap();
@@ -256,31 +262,37 @@ fn gaps_and_doubles_are_painted() {
 
 #[test]
 fn properties_do_not_wait_for_a_frame() {
-    // Once is enough: on a busy machine the frame may be done before.
-    assert!((0..5).any(|_| are_properties_done_before_a_frame()));
-}
-
-fn are_properties_done_before_a_frame() -> bool {
-    let mut harness = harness("first-iterations=400");
-    let info = info(VideoFormat::Rgbx, 96, 64, 25);
+    // It would take minutes.
+    let mut harness = harness("first-iterations=10000");
+    let info = info(VideoFormat::Rgbx, 320, 240, 25);
     set_caps(&mut harness, &info);
     let element = element(&harness);
-    let (sender, came) = std::sync::mpsc::channel();
-    element.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        sender.send(()).unwrap();
+    let sink = element.static_pad("sink").unwrap();
+    let (begin, begun) = mpsc::channel();
+    sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        begin.send(()).unwrap();
         gst::PadProbeReturn::Ok
     });
-    let painting = std::thread::spawn(move || harness.push_and_pull(frame(&info, 1)).unwrap());
-    came.recv().unwrap();
-    for property in element.list_properties() {
-        let value = element.property_value(property.name());
-        if property.flags().contains(gst::glib::ParamFlags::WRITABLE) && property.name() != "parent" {
-            element.set_property_from_value(property.name(), &value);
+    let painting = thread::spawn(move || harness.push(frame(&info, 1)));
+    begun.recv_timeout(PATIENCE).unwrap();
+    let (finish, finished) = mpsc::channel();
+    thread::spawn(move || {
+        // The painting begins at some time within this second, and goes on.
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(1) {
+            for property in element.list_properties() {
+                let value = element.property_value(property.name());
+                if property.flags().contains(gst::glib::ParamFlags::WRITABLE) && property.name() != "parent" {
+                    element.set_property_from_value(property.name(), &value);
+                }
+            }
         }
-    }
-    let is_first = !painting.is_finished();
-    painting.join().unwrap();
-    is_first
+        finish.send(()).unwrap();
+    });
+    assert!(finished.recv_timeout(PATIENCE).is_ok(), "a property waits for the frame");
+    assert!(!painting.is_finished());
+    sink.send_event(gst::event::FlushStart::new());
+    assert_eq!(painting.join().unwrap(), Err(gst::FlowError::Flushing));
 }
 
 #[test]
@@ -311,6 +323,23 @@ fn caps_without_an_interlace_mode_are_progressive() {
     let mut harness = harness("");
     harness.set_src_caps_str("video/x-raw,format=RGB,width=32,height=24,framerate=25/1");
     harness.push_and_pull(frame(&info(VideoFormat::Rgb, 32, 24, 25), 0)).unwrap();
+}
+
+/// The tests above, in a process for each kind of processor: what forces one is read when the process starts.
+#[test]
+fn every_kind_of_processor_paints() {
+    const TESTS: [&str; 3] = [
+        "every_format_is_painted_and_alpha_stays",
+        "painting_lowers_the_loss",
+        "the_same_frames_come_out_of_any_number_of_threads",
+    ];
+    for kind in gstneuralstyle::processor::available() {
+        let program = std::env::current_exe().unwrap();
+        let run =
+            Command::new(program).arg("--exact").args(TESTS).env("NEURALSTYLE_CPU", kind.name()).output().unwrap();
+        let text = String::from_utf8_lossy(&run.stdout);
+        assert!(text.contains("3 passed"), "{}: {text}{}", kind.name(), String::from_utf8_lossy(&run.stderr));
+    }
 }
 
 #[test]
@@ -388,8 +417,6 @@ fn settings_change_while_playing() {
     still(&mut harness);
     assert_eq!(style_updates(&element), 2);
     element.set_property("style-layers", "relu1_2,relu2_2");
-    element.set_property_from_str("pooling", "average");
-    element.set_property_from_str("warm-start", "previous");
     element.set_property("working-size", 32);
     still(&mut harness);
     // Once for the layers, once for the size.
@@ -398,6 +425,34 @@ fn settings_change_while_playing() {
     assert_eq!(style_updates(&element), 4);
     element.set_property("strength", 0.0);
     assert_eq!(still(&mut harness), bytes(&frame(&info, 1)));
+}
+
+/// What changes between the second frame and the third shows in the third.
+#[test]
+fn pooling_and_warm_start_change_while_playing() {
+    init();
+    let info = info(VideoFormat::Rgb, 48, 32, 25);
+    let painted = |property: &str, value: &str| {
+        let mut harness = self::harness("style-layers=relu2_2");
+        set_caps(&mut harness, &info);
+        [0, 1, 2].map(|seed| {
+            if seed == 2 {
+                element(&harness).set_property_from_str(property, value);
+            }
+            bytes(&harness.push_and_pull(frame(&info, seed)).unwrap())
+        })
+    };
+    let usual = painted("post-messages", "false");
+    for (property, value) in [("pooling", "average"), ("warm-start", "previous"), ("warm-start", "none")] {
+        let changed = painted(property, value);
+        assert!(changed[..2] == usual[..2], "{property}");
+        assert!(changed[2] != usual[2], "{property}={value} changes nothing");
+    }
+    // Without a warm start nothing is left of the frames before.
+    let mut harness = harness("style-layers=relu2_2 warm-start=none");
+    set_caps(&mut harness, &info);
+    let frames = [0, 2].map(|seed| bytes(&harness.push_and_pull(frame(&info, seed)).unwrap()));
+    assert!(frames[1] == painted("warm-start", "none")[2]);
 }
 
 #[test]

@@ -15,12 +15,12 @@ use gst::prelude::*;
 /// How long anything may take before it counts as hanging.
 const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
 
-/// A pipeline that plays, and what the element said of the first frame.
+/// Starts a pipeline, and returns it with the element message of the first frame.
 fn play(source: &str, properties: &str) -> (gst::Pipeline, gst::Message) {
     play_frames("width=48,height=32,framerate=20/1", source, properties)
 }
 
-/// The same with frames of any kind.
+/// The same with other caps.
 fn play_frames(frames: &str, source: &str, properties: &str) -> (gst::Pipeline, gst::Message) {
     gst::init().unwrap();
     gstneuralstyle::plugin_register_static().unwrap();
@@ -40,7 +40,7 @@ fn wait(pipeline: &gst::Pipeline, kind: gst::MessageType) -> gst::Message {
     message
 }
 
-/// What the element says of its next frame in which a number is as wanted.
+/// Waits for an element message with the wanted number.
 fn wait_for(pipeline: &gst::Pipeline, field: &str, wanted: impl Fn(u64) -> bool) {
     let started = Instant::now();
     while !wanted(number(&wait(pipeline, gst::MessageType::Element), field)) {
@@ -100,7 +100,7 @@ fn frames_are_not_late_by_what_is_told_of_after_the_caps() {
     });
     pipeline.recalculate_latency().unwrap();
     assert!(is_told.load(Ordering::Relaxed));
-    // Of those that are late, one in eleven is painted.
+    // Of late frames, one in eleven is painted.
     let in_a_row = |_: usize| (0..3).all(|_| painted());
     assert!((0..50).any(in_a_row), "all are late");
     pipeline.set_state(gst::State::Null).unwrap();
@@ -142,7 +142,7 @@ fn live_styles_change_while_frames_go_on() {
     let gst::MessageView::Warning(warning) = message.view() else { panic!("{message:?}") };
     assert!(warning.error().message().contains("/no/such/picture.png"), "{message:?}");
     assert_eq!(number(&wait(&pipeline, gst::MessageType::Element), "style-updates"), 2);
-    // The next one is not held up by that.
+    // The next style can be used all the same.
     painter.set_property("style", "woodcut");
     wait_for(&pipeline, "style-updates", |updates| updates == 3);
     pipeline.set_state(gst::State::Null).unwrap();
@@ -164,7 +164,7 @@ fn live_layers_and_sizes_change_while_frames_go_on() {
 fn a_working_size_that_fits_the_machine_is_for_live_frames() {
     let frames = "width=320,height=180,framerate=20/1";
     let (pipeline, first) = play_frames(frames, "videotestsrc is-live=true", "working-size=-1 frame-budget=1");
-    // No machine is that fast.
+    // No machine is fast enough for more.
     assert_eq!(number(&first, "working-size"), 64);
     let caps = pipeline.by_name("painter").unwrap().static_pad("src").unwrap().current_caps().unwrap();
     let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
@@ -179,7 +179,7 @@ fn a_working_size_that_fits_the_machine_is_for_live_frames() {
 
 #[test]
 fn late_frames_are_told_of() {
-    // No frame is painted in a nanosecond, and the next one is always there.
+    // No frame is painted in a nanosecond, and the next frame is always there.
     let frames = "width=48,height=32,framerate=1000/1";
     let (pipeline, _) = play_frames(frames, "videotestsrc is-live=true", "frame-budget=1");
     let message = wait(&pipeline, gst::MessageType::Qos);

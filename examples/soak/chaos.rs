@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Everything changes that can, at random and from several threads.
+//! Everything changes at random, from several threads.
 
 use std::{
     process,
@@ -16,14 +16,14 @@ use clap::Args;
 use gst::prelude::*;
 use serde_json::json;
 
-use crate::{PATIENCE, Result, rss_mb};
+use crate::{PATIENCE, Result, check_growth, rss_mb};
 
 #[derive(Args)]
 pub struct Arguments {
     /// How long, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Which chances are taken.
+    /// Seed of the random numbers.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -31,11 +31,11 @@ pub struct Arguments {
 const LIVE: &str = "videotestsrc is-live=true pattern=ball ! capsfilter name=caps ! queue leaky=downstream";
 const RECORDED: &str = "videotestsrc pattern=ball ! capsfilter name=caps ! queue";
 
-/// Between two changes of the style: 200 in a minute.
+/// The time between two changes of the style: 200 a minute.
 const STYLE_LASTS: Duration = Duration::from_millis(300);
-/// Between two changes of another property.
+/// The time between two changes of another property.
 const PROPERTY_LASTS: Duration = Duration::from_millis(20);
-/// Between two changes of state, position or caps, at most.
+/// The longest time between two changes of state, position or caps.
 const STATE_LASTS_MS: u64 = 1500;
 
 const STYLES: [&str; 4] = ["nocturne", "woodcut", "glass", "/no/such/picture.png"];
@@ -60,7 +60,7 @@ const VALUES: [(&str, &[&str]); 23] = [
     ("warm-start", &["none", "previous", "residual", "flow"]),
     ("post-messages", &["true", "false"]),
     ("debug-view", &["painted", "painted", "flow", "mask", "residual"]),
-    // These count from the next start on.
+    // These are read at the next start.
     ("threads", &["0", "1", "3"]),
     ("precision", &["auto", "f32"]),
     ("device", &["cpu"]),
@@ -73,7 +73,7 @@ const CAPS: [&str; 4] = [
     "video/x-raw,format=RGB,width=161,height=91,framerate=10/1",
 ];
 
-/// Which of these values cannot be used, and what is said of them: while it plays in a warning, at a start in an error.
+/// The values that cannot be used, with part of the message: a warning while it plays, an error at a start.
 const UNUSABLE: [(&str, &str); 5] = [
     ("/no/such/picture.png", "no style /no/such/picture.png"),
     ("15", "working-size is 15"),
@@ -92,7 +92,7 @@ struct Stage {
     slowest_property: Mutex<(Duration, String)>,
 }
 
-/// What was done.
+/// The numbers of changes.
 #[derive(Default)]
 struct Done {
     styles: u64,
@@ -102,8 +102,7 @@ struct Done {
     caps: u64,
 }
 
-/// Changes everything for as long as is asked for: the first half behind a live source, the second behind one that can
-/// be sought in.
+/// Changes everything, the first half of the time behind a live source, the second behind a seekable one.
 pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     let mut summary = Vec::new();
     for (source, seed) in [(LIVE, arguments.seed), (RECORDED, arguments.seed + 1000)] {
@@ -124,6 +123,7 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         let Watched { frames, warnings, refusals, early_mb, late_mb } =
             watched.map_err(|error| format!("{source}: {error}"))?;
         let slowest = stage.slowest_property.lock().map_err(|_| "a thread panicked")?.clone();
+        check_growth(early_mb, late_mb).map_err(|error| format!("{source}: {error}"))?;
         summary.push(json!({
             "source": source,
             "seed": seed,
@@ -165,7 +165,7 @@ fn spawn(stage: &Arc<Stage>, seed: u64, change: fn(&Stage, &mut Chance) -> Done)
     thread::spawn(move || change(&stage, &mut Chance(seed)))
 }
 
-/// Sets and reads the properties, the style among them, until the end.
+/// Sets and reads the properties until the end.
 fn change_properties(stage: &Stage, chance: &mut Chance) -> Done {
     let mut done = Done::default();
     let mut style_since = Instant::now();
@@ -197,7 +197,7 @@ fn change_properties(stage: &Stage, chance: &mut Chance) -> Done {
     done
 }
 
-/// Changes the state, the caps and the position, until the end. What comes of it the bus and the frames tell.
+/// Changes the state, the caps and the position until the end. [`watch`] sees whether that goes well.
 fn change_states(stage: &Stage, chance: &mut Chance) -> Done {
     let mut done = Done::default();
     while !stage.ends.load(Ordering::Relaxed) {
@@ -226,13 +226,13 @@ fn change_states(stage: &Stage, chance: &mut Chance) -> Done {
 struct Watched {
     frames: u64,
     warnings: u64,
-    /// How often it did not start because of a property that cannot be used.
+    /// How often the start failed because of a property that cannot be used.
     refusals: u64,
     early_mb: Option<u64>,
     late_mb: Option<u64>,
 }
 
-/// Plays, and sees that frames go on coming, the later ones later.
+/// Plays, and checks that frames go on coming in order.
 fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
     let (frames, disorder) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (count, older, last) = (frames.clone(), disorder.clone(), Mutex::new(None));
@@ -251,7 +251,7 @@ fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
     let bus = stage.pipeline.bus().ok_or("the pipeline has no bus")?;
     let started = Instant::now();
     let (mut seen, mut seen_at, mut warnings, mut refusals, mut memory) = (0, started, 0, 0, Vec::new());
-    // A property may be unusable already: then the bus tells.
+    // If it fails because of a property, the error is on the bus.
     let _ = stage.pipeline.set_state(gst::State::Playing);
     while started.elapsed() < duration || seen == 0 {
         if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
@@ -261,7 +261,7 @@ fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
                     if !UNUSABLE.iter().any(|(_, reason)| text.contains(reason)) {
                         return Err(format!("{text} ({:?})", error.debug()).into());
                     }
-                    // The next start finds another value.
+                    // Until the next start the property has another value.
                     refusals += 1;
                     let _ = stage.pipeline.set_state(gst::State::Null);
                     let _ = stage.pipeline.set_state(gst::State::Playing);
@@ -275,8 +275,8 @@ fn watch(stage: &Stage, duration: Duration) -> Result<Watched> {
         if now > seen {
             (seen, seen_at) = (now, Instant::now());
         } else if seen_at.elapsed() > PATIENCE {
-            // The other threads may hang as well.
-            eprintln!("nothing comes any more after {now} frames and {:?}", started.elapsed());
+            // No return: joining the other threads may hang too.
+            eprintln!("no more frames after {now} frames and {:?}", started.elapsed());
             process::exit(1);
         }
     }
@@ -296,7 +296,7 @@ fn reset(element: &gst::Element, property: &str) {
     }
 }
 
-/// Numbers that look like chance and are the same for the same seed (Marsaglia 2003, xorshift).
+/// Pseudorandom numbers (Marsaglia 2003, xorshift).
 struct Chance(u64);
 
 impl Chance {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! A live source through the element: what is late, and what is lost.
+//! A live source through the element: which frames are late, and which are lost.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +18,7 @@ use gst::{glib, prelude::*};
 use gstneuralstyle::{element, style};
 use serde_json::json;
 
-use crate::{PATIENCE, Result, rss_mb};
+use crate::{PATIENCE, Result, check_growth, rss_mb};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -45,22 +45,22 @@ pub struct Arguments {
     properties: Vec<String>,
 }
 
-/// When memory is looked at for the first time, at the latest: until then all of it should be there.
+/// Memory has settled after this time, or after half the run.
 const MEMORY_SETTLES: Duration = Duration::from_secs(60);
-/// How long to wait for a decoded frame before looking for what went wrong.
+/// How long to wait for a decoded frame before looking for errors.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
-/// Frames of a clip that are kept, decoded.
+/// The number of decoded frames of a clip that are kept.
 const MOST_FRAMES: usize = 100;
 
-/// What is seen of the frames at the pads of the element.
+/// What is measured at the pads of the element.
 #[derive(Default)]
 struct Seen {
-    /// How many left the source.
+    /// The number of frames that left the source.
     sent: u64,
-    /// When those came that have not left yet.
+    /// When the frames came that have not left the element yet.
     inside: VecDeque<(gst::ClockTime, Instant)>,
     delays: Vec<Duration>,
-    /// By how much after its time each frame left, by the clock.
+    /// How late each frame left, by the clock.
     ages: Vec<Duration>,
     iterations: Vec<u32>,
     working_sizes: Vec<u64>,
@@ -68,7 +68,7 @@ struct Seen {
     last: Option<gst::ClockTime>,
 }
 
-/// Plays for as long as is asked for.
+/// Plays for the time that is asked for.
 pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     let Arguments { width, height, rate, .. } = *arguments;
     let caps = format!("video/x-raw,format=BGRx,width={width},height={height},framerate={rate}/1");
@@ -105,6 +105,7 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         pusher.join().map_err(|_| "the source panicked")?;
     }
     let Watched { settled_mb, last_mb, late_messages } = watched?;
+    check_growth(settled_mb, last_mb)?;
 
     let mut seen = std::mem::take(&mut *seen.lock().map_err(|_| "a probe panicked")?);
     let painted = seen.iterations.iter().filter(|&&iterations| iterations > 0).count();
@@ -141,7 +142,7 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     }))
 }
 
-/// Notes each frame where it leaves the source and at both pads of the element.
+/// Measures each frame where it leaves the source and at both pads of the element.
 fn watch(painter: &gst::Element, sent: &gst::Element) -> Result<Arc<Mutex<Seen>>> {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let pad = |element: &gst::Element, name: &str| element.static_pad(name).ok_or("an element lacks a pad");
@@ -178,11 +179,11 @@ fn watch(painter: &gst::Element, sent: &gst::Element) -> Result<Arc<Mutex<Seen>>
 struct Watched {
     settled_mb: Option<u64>,
     last_mb: Option<u64>,
-    /// How many QoS messages came from the element.
+    /// The number of QoS messages from the element.
     late_messages: u64,
 }
 
-/// Waits while the pipeline plays, and on a busy machine for its first frame.
+/// Waits while the pipeline plays, on a busy machine longer for the first frame.
 fn watch_bus(
     pipeline: &gst::Pipeline,
     painter: &gst::Element,
@@ -230,7 +231,7 @@ fn decode(clip: &Path, caps: &str) -> Result<Vec<gst::Buffer>> {
     let pipeline = gst::parse::launch(&line)?.downcast::<gst::Pipeline>().map_err(|_| "no pipeline")?;
     let sink = pipeline.by_name("sink").and_downcast::<gst_app::AppSink>().ok_or("no appsink")?;
     let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
-    // What goes wrong is on the bus, as a warning if there is no video in it.
+    // Errors are on the bus. That there is no video is a warning.
     let _ = pipeline.set_state(gst::State::Playing);
     let problem = || {
         bus.iter().find_map(|message| match message.view() {
@@ -278,12 +279,12 @@ fn push(source: &gst_app::AppSrc, frames: &[gst::Buffer], rate: u32, stop: &Atom
     }
 }
 
-/// Each value with how often it came in a row.
+/// Each value with the number of times that it came in a row.
 fn runs(values: &[u64]) -> Vec<(u64, usize)> {
     values.chunk_by(PartialEq::eq).map(|run| (run[0], run.len())).collect()
 }
 
-/// The time that this share of the times does not exceed, in milliseconds.
+/// A percentile of the times, in milliseconds.
 fn percentile(times: &mut [Duration], share: f64) -> f64 {
     times.sort_unstable();
     let last = times.len() - 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Runs the element for long and prints what came of it as one line of JSON: behind a live source (`live`), or while
-//! everything changes that can (`chaos`). It fails if anything happens that must not.
+//! Runs the element for a long time and prints the result as one line of JSON: behind a live source (`live`), or while
+//! everything changes at random (`chaos`). It fails if frames stop coming, come in disorder, or memory grows.
 
 mod chaos;
 mod live;
@@ -12,11 +12,13 @@ use clap::{Parser, Subcommand};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// How long nothing may come out while it plays before it counts as hanging.
+/// How long no frame may come out before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// By how much memory may grow once it has settled, in megabytes: a preparation comes and goes.
+const MOST_GROWTH_MB: u64 = 128;
 
 #[derive(Parser)]
-#[command(about = "Runs the element for long and prints what came of it as one line of JSON")]
+#[command(about = "Runs the element for a long time and prints the result as one line of JSON")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -24,9 +26,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Paint a live source, and see what is late and what is lost.
+    /// Paint a live source, and measure which frames are late and which are lost.
     Live(live::Arguments),
-    /// Change styles, properties, caps, states and the position at random, and see what breaks.
+    /// Change styles, properties, caps, states and the position at random.
     Chaos(chaos::Arguments),
 }
 
@@ -42,7 +44,17 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The memory that this process has now, in megabytes; `None` where the system does not tell.
+/// Fails if memory grew by too much, in megabytes. Where the system does not tell there is nothing to check.
+fn check_growth(settled: Option<u64>, last: Option<u64>) -> Result<()> {
+    match settled.zip(last) {
+        Some((settled, last)) if last > settled + MOST_GROWTH_MB => {
+            Err(format!("memory grew from {settled} to {last} MB").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The resident memory of this process, in megabytes; `None` where the system does not tell.
 fn rss_mb() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -50,9 +50,9 @@ struct Args {
     properties: Vec<String>,
 }
 
-/// How often the text in the picture is renewed.
+/// The time between two updates of the text in the picture.
 const SECOND: Duration = Duration::from_secs(1);
-/// By how much a key changes the strength.
+/// The change of the strength with a key.
 const STEP: f64 = 0.1;
 
 fn main() -> ExitCode {
@@ -78,7 +78,7 @@ fn run(args: Args) -> Result<()> {
     let (sender, keys) = mpsc::channel();
     read_window(&by_name("shown")?, sender.clone())?;
     thread::spawn(move || read_terminal(&sender));
-    // What goes wrong is on the bus.
+    // Errors are on the bus.
     let _ = pipeline.set_state(gst::State::Playing);
     let ended = play(&pipeline, &mut studio, &keys, args.seconds.map(Duration::from_secs));
     pipeline.set_state(gst::State::Null)?;
@@ -93,7 +93,7 @@ fn describe(args: &Args) -> Result<String> {
         device if device.starts_with("/dev/") => (format!("v4l2src device={device} ! decodebin"), -1),
         file => {
             let uri = glib::filename_to_uri(std::path::absolute(Path::new(file))?, None)?;
-            // A file is not live, but is shown in real time.
+            // A file is not a live source, but is shown in real time.
             (format!("uridecodebin uri={uri} ! videoconvert ! clocksync"), 1_000_000_000 / i64::from(rate))
         }
     };
@@ -115,7 +115,7 @@ fn describe(args: &Args) -> Result<String> {
     ))
 }
 
-/// Why there is no such pipeline, and where its elements come from that the build does not need.
+/// Adds to the error of a missing element which package has it, unless the build needs it anyway.
 fn explain(error: &glib::Error) -> String {
     if error.matches(gst::ParseError::NoSuchElement) {
         format!(
@@ -126,7 +126,7 @@ fn explain(error: &glib::Error) -> String {
     }
 }
 
-/// Plays until the end, until there is no more time, or until a key quits.
+/// Plays until the end, until the time is over, or until a key quits.
 fn play(
     pipeline: &gst::Pipeline,
     studio: &mut Studio,
@@ -141,7 +141,7 @@ fn play(
                 return Ok(());
             }
         }
-        studio.tell_rate();
+        studio.show_rate();
         let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(50)) else { continue };
         match message.view() {
             gst::MessageView::Eos(_) => return Ok(()),
@@ -154,14 +154,14 @@ fn play(
     Ok(())
 }
 
-/// What the keys change.
+/// What the keys control.
 struct Studio {
     painter: gst::Element,
     text: gst::Element,
     styles: Vec<String>,
-    /// The place in `styles` of the one that is shown.
+    /// The index in `styles` of the one that is shown.
     style: usize,
-    /// How many frames there were, and when.
+    /// The number of the last frame whose rate was shown, and when that was.
     last: Option<(u64, Instant)>,
 }
 
@@ -176,7 +176,7 @@ impl Studio {
         Self { painter, text, styles, style: 0, last: None }
     }
 
-    /// Does what a key says. Tells whether to go on.
+    /// Handles a key. Returns whether to go on.
     fn press(&mut self, key: &str) -> bool {
         let count = self.styles.len();
         match key {
@@ -200,8 +200,8 @@ impl Studio {
         self.painter.set_property("strength", (strength + step).clamp(0.0, 1.0));
     }
 
-    /// Writes into the picture how fast it goes, once in a second.
-    fn tell_rate(&mut self) {
+    /// Shows the frame rate in the picture, once a second.
+    fn show_rate(&mut self) {
         let stats = self.painter.property::<gst::Structure>("stats");
         let (Ok(frame), Ok(working_size)) = (stats.get::<u64>("frame"), stats.get::<u64>("working-size")) else {
             return;
@@ -214,7 +214,7 @@ impl Studio {
             let rate = frame.saturating_sub(last) as f64 / since.elapsed().as_secs_f64();
             let strength = 100.0 * self.painter.property::<f64>("strength");
             let style = &self.styles[self.style];
-            // The text is markup.
+            // The text is Pango markup.
             let style = glib::markup_escape_text(style);
             let text = format!("{rate:.1} frames/s at {working_size} pixels, {style}, {strength:.0} %");
             self.text.set_property("text", text);
@@ -223,14 +223,14 @@ impl Studio {
     }
 }
 
-/// Sends the keys that are pressed in the window, which come up the pipeline as events.
+/// Sends the keys that are pressed in the window, which come as upstream events.
 fn read_window(shown: &gst::Element, keys: mpsc::Sender<String>) -> Result<()> {
     let pad = shown.static_pad("src").ok_or("identity has no src pad")?;
     pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |_, info| {
         if let Some(event) = info.event()
             && let Ok(NavigationEvent::KeyPress { key, .. }) = NavigationEvent::parse(event)
         {
-            // Fails only at the end, when nobody reads any more.
+            // Fails only at the end, when nobody receives any more.
             let _ = keys.send(key);
         }
         gst::PadProbeReturn::Ok
