@@ -483,6 +483,20 @@ fn what_cannot_be_used_while_playing_leaves_the_last_good_and_warns() {
 }
 
 #[test]
+fn frames_that_need_more_memory_than_the_limit_are_refused() {
+    let mut harness = harness("memory-limit=1000000");
+    let (element, bus) = (element(&harness), gst::Bus::new());
+    element.set_bus(Some(&bus));
+    let info = info(VideoFormat::Rgb, 24, 16, 25);
+    set_caps(&mut harness, &info);
+    assert_eq!(harness.push(frame(&info, 0)), Err(gst::FlowError::Error));
+    let message = bus.pop_filtered(&[gst::MessageType::Error]).unwrap();
+    let gst::MessageView::Error(error) = message.view() else { unreachable!() };
+    let message = error.error().to_string();
+    assert!(message.contains("24x16") && message.contains("memory"), "{message}");
+}
+
+#[test]
 fn numbers_out_of_range_do_not_get_in() {
     init();
     let element = gst::ElementFactory::make("neuralstyle").build().unwrap();

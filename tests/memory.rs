@@ -120,14 +120,18 @@ fn more_than_there_is_is_refused() {
     };
     assert!(need_at(largest) <= 1 << 30 && need_at(largest + 1) > 1 << 30, "{largest}");
 
-    // Smaller frames are painted, and go on after settings that do not fit were refused.
-    (settings.working_size, settings.first_iterations) = (64, 1);
+    settings.memory_limit = 1;
+    stylizer.set_settings(settings.clone()).unwrap();
+    assert!(matches!(stylizer.prepare((640, 360)), Err(Error::Memory { largest: None, .. })));
+
+    // Smaller frames are painted, and go on after settings that do not fit were refused. A lower limit takes nothing back.
+    (settings.memory_limit, settings.working_size, settings.first_iterations) = (1 << 30, 64, 1);
     stylizer.set_settings(settings.clone()).unwrap();
     stylizer.prepare((640, 360)).unwrap();
-    (settings.memory_limit, settings.working_size) = (100 << 20, 0);
-    assert!(matches!(stylizer.set_settings(settings.clone()), Err(Error::Memory { .. })));
     settings.memory_limit = 1;
-    assert!(matches!(stylizer.set_settings(settings), Err(Error::Memory { largest: None, .. })));
+    stylizer.set_settings(settings.clone()).unwrap();
+    settings.working_size = 0;
+    assert!(matches!(stylizer.set_settings(settings), Err(Error::Memory { largest: Some(64), .. })));
     stylize(&mut stylizer, (640, 360), 0).unwrap();
 }
 

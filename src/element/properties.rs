@@ -274,6 +274,17 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
                 .mutable_playing()
                 .build()
         }),
+        field!(numbers.memory_limit).declare(|default| {
+            glib::ParamSpecUInt64::builder("memory-limit")
+                .nick("Memory limit")
+                .blurb(
+                    "Most memory, in bytes, that painting may take; 0 is what the machine has. Frames that need more are \
+                     refused, with the largest working size that fits",
+                )
+                .default_value(default)
+                .mutable_playing()
+                .build()
+        }),
         field!(frame_budget).declare(|default| {
             glib::ParamSpecInt64::builder("frame-budget")
                 .nick("Frame budget")

@@ -70,11 +70,10 @@ impl Stylizer {
         picture: (usize, usize),
     ) -> Result<()> {
         let Some(needed) = self.memory_with(settings, frame_size, picture) else { return Ok(()) };
+        // Memory that is in use already will be used again or be given back.
         let available = match settings.memory_limit {
-            // Memory that is in use already will be used again or be given back.
-            0 if needed <= self.memory => return Ok(()),
             0 => available_memory().saturating_add(self.memory),
-            limit => limit,
+            limit => limit.max(self.memory),
         };
         if needed <= available {
             return Ok(());

@@ -42,7 +42,7 @@ pub struct Settings {
     /// frame. Range [`Settings::WORKING_SIZES`].
     pub working_size: u32,
     /// The most memory, in bytes, that painting may take; 0 is what the machine has. See
-    /// [`Stylizer::memory_for`](super::Stylizer::memory_for).
+    /// [`Stylizer::memory_for`](super::Stylizer::memory_for). A lower limit takes no memory back that is in use.
     pub memory_limit: u64,
     /// The share of the residual, stylized minus content, that is shown: 0 is the content, 1 the stylized frame.
     pub strength: f64,
