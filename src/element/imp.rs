@@ -192,6 +192,13 @@ impl NeuralStyle {
         let time = budget.map(|budget| self.time_left(running_time, budget, most_late));
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;
+        if let Some(size) = painter.raised_size(&report) {
+            gst::element_imp_warning!(
+                self,
+                gst::LibraryError::Settings,
+                ("working-size counts as {size}: at less the deepest layer sees nothing of the narrow frame or style")
+            );
+        }
         if let Some(budget) = budget {
             painter.observe(&report, budget);
             self.count_frame(frame.buffer(), running_time, report.iterations > 0);

@@ -49,6 +49,8 @@ pub struct Painter {
     properties: Properties,
     request: Request,
     sizes: Sizes,
+    /// The working size of the last frame, if it was raised.
+    raised: Option<usize>,
 }
 
 /// What the stylizer shall have of what needs preparation: what the properties ask for, apart from what is refused.
@@ -69,7 +71,7 @@ impl Painter {
         let Settings { layers, working_size, .. } = stylizer.settings().clone();
         let style = properties.prepared.style.name.clone();
         let request = Request { style: style.clone(), layers, working_size, job: None };
-        Ok(Self { stylizer, style, fade: None, properties, request, sizes })
+        Ok(Self { stylizer, style, fade: None, properties, request, sizes, raised: None })
     }
 
     /// Prepares for frames like this one, the first of their kind.
@@ -108,6 +110,14 @@ impl Painter {
             Some(time) => self.stylizer.stylize_within(frame, time),
             None => self.stylizer.stylize(frame),
         }
+    }
+
+    /// The working size of a painted frame, if it had to be larger than the property says. Only once for each size.
+    pub fn raised_size(&mut self, report: &Report) -> Option<usize> {
+        let setting = self.stylizer.settings().working_size as usize;
+        let is_raised = !self.properties.fits_machine() && setting > 0 && report.working_size > setting;
+        let raised = is_raised.then_some(report.working_size);
+        raised.filter(|_| std::mem::replace(&mut self.raised, raised) != raised)
     }
 
     /// Learns from how long a frame took whether the working size fits the machine.
@@ -292,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::element::properties::TABLE;
+    use crate::image::PackedFormat;
 
     const UPCOMING: Upcoming = Upcoming { size: (64, 48), running_time: None, budget: Some(Duration::from_millis(40)) };
 
@@ -376,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_narrow_style_leaves_nothing_of_is_told_of() {
+    fn a_narrow_style_raises_the_working_size() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("narrow.png");
         image::RgbImage::new(320, 32).save(&path).unwrap();
@@ -391,10 +402,13 @@ mod tests {
                 (warnings, painter.stylizer.settings().working_size, painter.style == narrow)
             };
             assert_eq!(change("style", narrow.to_value()), (vec![], 0, true));
-            let (warnings, size, _) = change("working-size", 64.to_value());
-            assert!(matches!(&warnings[..], [warning] if warning.contains("64x6")), "{warnings:?}");
-            assert_eq!(size, 0);
-            assert_eq!(change("strength", 0.5.to_value()), (vec![], 0, true));
+            assert_eq!(change("working-size", 64.to_value()), (vec![], 64, true));
+            let mut pixels = vec![0; 4 * 320 * 240];
+            let mut frame = Frame::new(&mut pixels, (320, 240), 4 * 320, PackedFormat::RGBX).unwrap();
+            let report = painter.paint(&mut frame, None).unwrap();
+            // 80x8 pixels are enough for relu4_3.
+            assert_eq!(report.working_size, 80);
+            assert_eq!([0; 2].map(|_| painter.raised_size(&report)), [Some(80), None]);
         }
     }
 

@@ -31,7 +31,7 @@ impl Stylizer {
         frame_size: (usize, usize),
         picture: (usize, usize),
     ) -> Option<u64> {
-        let size = working_size(frame_size, settings.working_size);
+        let size = working_size(frame_size, settings.working_size, &settings.layers, picture);
         let pixels = |(width, height): (usize, usize)| width * height;
         let style = if picture == (0, 0) { picture } else { fit(picture, size.0.max(size.1)) };
         if [size, style, picture].iter().any(|(width, height)| width.saturating_mul(*height) > MOST_PIXELS) {
@@ -82,7 +82,7 @@ impl Stylizer {
             let settings = Settings { working_size, ..settings.clone() };
             self.memory_with(&settings, frame_size, picture).is_some_and(|needed| needed <= available)
         };
-        let working_size = working_size(frame_size, settings.working_size);
+        let working_size = working_size(frame_size, settings.working_size, &settings.layers, picture);
         let long_side = u32::try_from(working_size.0.max(working_size.1)).unwrap_or(u32::MAX);
         // The largest that fits is at least `low`, unless even that does not, and below `high`.
         let (mut low, mut high) = (*Settings::WORKING_SIZES.start(), long_side);

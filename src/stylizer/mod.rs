@@ -31,7 +31,7 @@ use crate::{
     image::{Frame, Image, Picture, fit},
     motion::{MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Adam, Device, Losses, Objective, Start},
+    objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
     processor::Processor,
 };
 use live::costs::Costs;
@@ -162,16 +162,17 @@ impl Stylizer {
     pub fn set_settings(&mut self, settings: Settings) -> Result<()> {
         self.check(&settings)?;
         if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
-            let long_side = long_side(frame_size, settings.working_size);
+            let long_side = long_side(self.working_size(&settings, frame_size));
             settings.layers.check_size("style", style.size_for(long_side))?;
         }
         if settings.layers != self.settings.layers {
+            let size = self.frame_size.map(|frame_size| self.working_size(&settings, frame_size));
             let mut objective =
                 objective::open(self.weights.clone(), settings.layers.clone(), self.device, &self.processor)?;
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {
-                style.prepare(objective.as_mut(), long_side)?;
+                style.prepare(objective.as_mut(), size.map_or(long_side, self::long_side))?;
                 self.style_updates += 1;
             }
             self.objective = objective;
@@ -192,7 +193,7 @@ impl Stylizer {
         let layers = &settings.layers;
         layers.check(&self.weights)?;
         if let Some(frame_size) = self.frame_size {
-            layers.check_size("frame", working_size(frame_size, settings.working_size))?;
+            layers.check_size("frame", self.working_size(settings, frame_size))?;
             self.check_memory(settings, frame_size, self.picture_size())?;
         }
         Ok(())
@@ -212,7 +213,8 @@ impl Stylizer {
         let mut style = StyleTarget::new(Arc::new(picture));
         if let Some(frame_size) = self.frame_size {
             self.check_memory(&self.settings, frame_size, picture_size)?;
-            style.prepare(self.objective.as_mut(), long_side(frame_size, self.settings.working_size))?;
+            let size = working_size(frame_size, self.settings.working_size, &self.settings.layers, picture_size);
+            style.prepare(self.objective.as_mut(), long_side(size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
                 style.fade_from(last);
@@ -225,14 +227,15 @@ impl Stylizer {
     }
 
     /// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest
-    /// layer of these settings; 0 if there is no layer.
+    /// layer of these settings; 0 if there is no layer. A smaller one is raised to it.
     pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
-        let shortest_side = settings.layers.deepest().map_or(0, Layer::shortest_side);
-        let pictures = self.style.iter().map(|style| style.picture().size());
-        let sizes = pictures.chain([frame_size]);
-        let least =
-            sizes.map(|(width, height)| (shortest_side * width.max(height)).div_ceil(width.min(height).max(1))).max();
-        u32::try_from(least.unwrap_or(0)).unwrap_or(u32::MAX)
+        let least = |size| least_long_side(&settings.layers, size);
+        u32::try_from(least(frame_size).max(least(self.picture_size()))).unwrap_or(u32::MAX)
+    }
+
+    /// The size at which frames are optimized with these settings and the style in use.
+    fn working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> (usize, usize) {
+        working_size(frame_size, settings.working_size, &settings.layers, self.picture_size())
     }
 
     /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
@@ -250,7 +253,7 @@ impl Stylizer {
     ///
     /// As for [`stylize`](Self::stylize).
     pub fn prepare(&mut self, frame_size: (usize, usize)) -> Result<()> {
-        let size = working_size(frame_size, self.settings.working_size);
+        let size = self.working_size(&self.settings, frame_size);
         self.settings.layers.check_size("frame", size)?;
         let style_size = self.style.as_ref().ok_or(Error::NoStyle)?.long_side();
         let long_side = size.0.max(size.1);
@@ -325,7 +328,7 @@ impl Stylizer {
     fn paint(&mut self, frame: &mut Frame, budget: Option<Duration>) -> Result<Report> {
         let started = Instant::now();
         self.prepare(frame.size())?;
-        let size = working_size(frame.size(), self.settings.working_size);
+        let size = self.working_size(&self.settings, frame.size());
         let content = self.scaler.content(frame, size)?;
 
         let history = match self.history.take() {
@@ -425,17 +428,26 @@ impl Stylizer {
     }
 }
 
-/// The size at which a frame is optimized.
-fn working_size(frame: (usize, usize), long_side: u32) -> (usize, usize) {
-    match long_side as usize {
-        0 => frame,
-        long_side if long_side >= frame.0.max(frame.1) => frame,
-        long_side => fit(frame, long_side),
-    }
+/// The size at which frames are optimized, with a style picture of this size, 0 if there is none. The setting is raised
+/// as far as the deepest layer needs it.
+fn working_size(frame: (usize, usize), setting: u32, layers: &LossLayers, picture: (usize, usize)) -> (usize, usize) {
+    let side = match setting as usize {
+        0 => return frame,
+        setting => setting.max(least_long_side(layers, frame)).max(least_long_side(layers, picture)),
+    };
+    if side >= long_side(frame) { frame } else { fit(frame, side) }
 }
 
-/// The long side of the image that is optimized for a frame.
-fn long_side(frame: (usize, usize), setting: u32) -> usize {
-    let (width, height) = working_size(frame, setting);
+fn long_side((width, height): (usize, usize)) -> usize {
     width.max(height)
+}
+
+/// The long side, in pixels, at which a picture of these proportions is not too small for the deepest layer; 0 if there
+/// is no layer or no picture.
+fn least_long_side(layers: &LossLayers, size: (usize, usize)) -> usize {
+    let shortest_side = layers.deepest().map_or(0, Layer::shortest_side);
+    match size.0.min(size.1) {
+        0 => 0,
+        short_side => (shortest_side * long_side(size)).div_ceil(short_side),
+    }
 }

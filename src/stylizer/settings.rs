@@ -39,7 +39,8 @@ pub struct Settings {
     /// size, for broad strokes, and then at its own. Range [`Settings::ITERATIONS`].
     pub first_iterations: u32,
     /// The long side, in pixels, of the image that is optimized. 0, or anything larger than the frame, is the size of the
-    /// frame. Range [`Settings::WORKING_SIZES`].
+    /// frame. One at which the deepest layer would see nothing of a narrow frame or style is raised. Range
+    /// [`Settings::WORKING_SIZES`].
     pub working_size: u32,
     /// The most memory, in bytes, that painting may take; 0 is what the machine has. See
     /// [`Stylizer::memory_for`](super::Stylizer::memory_for). A lower limit takes no memory back that is in use.

@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Interruption, Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget};
+use super::super::{
+    Interruption, Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget, working_size,
+};
 use crate::{
     Error, Result,
     image::{Image, Picture, fit},
@@ -88,7 +90,7 @@ impl Preparation {
     pub fn run(mut self, picture: Option<Picture>) -> Result<Prepared> {
         self.interruption.check()?;
         let picture = picture.map(Arc::new).or(self.picture.take()).ok_or(Error::NoStyle)?;
-        let long_side = long_side(self.frame_size, self.working_size);
+        let long_side = long_side(working_size(self.frame_size, self.working_size, &self.layers, picture.size()));
         self.check_memory(fit(picture.size(), long_side))?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
@@ -142,7 +144,8 @@ impl Prepared {
     /// As for [`Stylizer::check`], or if the device runs out of memory. The stylizer then goes on as before.
     pub fn install(self, stylizer: &mut Stylizer) -> Result<bool> {
         let Self { layers, objective, working_size, mut style } = self;
-        let fits = stylizer.frame_size.map(|frame_size| long_side(frame_size, working_size)) == style.long_side();
+        let size_for = |frame| super::super::working_size(frame, working_size, &layers, style.picture().size());
+        let fits = stylizer.frame_size.map(|frame| long_side(size_for(frame))) == style.long_side();
         let has_new_layers = layers != stylizer.settings.layers;
         if !fits || has_new_layers && objective.is_none() {
             return Ok(false);
