@@ -27,6 +27,9 @@ pub const CONVERSION: &str = "videoconvert ! deinterlace fields=top method=linea
 /// How much of a film may be missing without a word: durations are often rounded, or that of a stream not in use.
 const TOLERANCE: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
+/// A Matroska film that begins later than this is a piece of a longer one, and begins where its first block does.
+const LATE_START: gst::ClockTime = gst::ClockTime::SECOND;
+
 /// What files of pictures start with, after four bytes.
 const HEIF_STARTS: [&[u8]; 4] = [b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"];
 
@@ -76,16 +79,14 @@ impl Film {
         &self.end
     }
 
-    /// Whether a demuxer stopped without a stream. decodebin of GStreamer 1.22 loses an error that comes while it adds the
-    /// demuxer, and waits for ever.
+    /// Whether a demuxer stopped without a stream. decodebin of GStreamer 1.22 loses an error that comes while it adds
+    /// the demuxer, and waits for ever.
     pub fn has_given_up(&self) -> bool {
         let has_stopped = |element: &gst::Element| {
             let is_paused = |pad: &gst::Pad| pad.task_state() == gst::TaskState::Paused;
             element.num_src_pads() == 0 && element.sink_pads().iter().any(is_paused)
         };
-        let bin = self.decoder.downcast_ref::<gst::Bin>();
-        let elements = bin.into_iter().flat_map(|bin| bin.iterate_recurse().into_iter().flatten());
-        elements.into_iter().any(|element| is_demuxer(&element) && has_stopped(&element))
+        elements(&self.decoder).any(|element| is_demuxer(&element) && has_stopped(&element))
     }
 
     /// What to say if less came than the film is said to have.
@@ -126,6 +127,16 @@ fn is_heif(path: &Path) -> Result<bool> {
     Ok(start.get(4..).is_some_and(|start| HEIF_STARTS.contains(&start)))
 }
 
+/// The elements that a decoder consists of at the moment.
+fn elements(decoder: &gst::Element) -> impl Iterator<Item = gst::Element> {
+    let bin = decoder.downcast_ref::<gst::Bin>();
+    bin.into_iter().flat_map(|bin| bin.iterate_recurse().into_iter().flatten())
+}
+
+fn is_made_by(element: &gst::Element, factory: &str) -> bool {
+    element.factory().is_some_and(|found| found.name() == factory)
+}
+
 fn is_demuxer(element: &gst::Element) -> bool {
     element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER))
 }
@@ -137,6 +148,29 @@ fn correct_header(pad: &gst::Pad, header: Arc<MovieHeader>) {
             && let Ok(mut bytes) = buffer.make_mut().map_writable()
         {
             header.correct(offset, &mut bytes);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Lets a decoded stream have its own times from the first frame on.
+///
+/// matroskademux of GStreamer 1.22 begins with a segment from the first block that it meets, even if the other streams
+/// begin earlier, and goes on with one from the earliest: all but the first block are then that much later.
+pub fn correct_segment(decoder: &gst::Element, pad: &gst::Pad) {
+    if !elements(decoder).any(|element| is_made_by(&element, "matroskademux")) {
+        return;
+    }
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        if let Some(event) = info.event_mut()
+            && let gst::EventView::Segment(old) = event.view()
+            && let Some(segment) = old.segment().downcast_ref::<gst::ClockTime>()
+            && segment.start().is_some_and(|start| start < LATE_START)
+        {
+            let mut segment = segment.clone();
+            segment.set_start(gst::ClockTime::ZERO);
+            segment.set_time(gst::ClockTime::ZERO);
+            *event = gst::event::Segment::builder(&segment).seqnum(old.seqnum()).build();
         }
         gst::PadProbeReturn::Ok
     });

@@ -34,8 +34,8 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "stylize", version)]
 struct Args {
-    /// What to paint: a video of any kind that GStreamer can decode, a picture or an animation (PNG, JPEG, GIF, WebP, BMP,
-    /// TIFF)
+    /// What to paint: a video of any kind that GStreamer can decode, a picture or an animation (PNG, JPEG, GIF, WebP,
+    /// BMP, TIFF)
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/bunny.mp4"))]
     input: PathBuf,
     /// File to write, replaced if it is there. Its ending decides the format: mp4, mkv or webm, or for a picture (of a

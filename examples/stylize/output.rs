@@ -30,8 +30,8 @@ pub struct Container {
 
 // Constant quality at which brush strokes stay crisp. The rate control buffer would limit the bitrate to 2 Mbit/s.
 const H264: &str = "x264enc pass=qual quantizer=18 vbv-buf-capacity=0";
-// mp4mux of GStreamer 1.22 takes the decoding times of B-frames for the length of the film, and so hides the last frames
-// of one whose frames are not equally long.
+// mp4mux of GStreamer 1.22 takes the decoding times of B-frames for the length of the film, and so hides the last
+// frames of one whose frames are not equally long.
 const H264_IN_ORDER: &str = "x264enc pass=qual quantizer=18 vbv-buf-capacity=0 bframes=0";
 const VP9: &str = "vp9enc min-quantizer=4 max-quantizer=24 row-mt=true";
 const AAC: [&str; 4] = ["fdkaacenc", "avenc_aac", "voaacenc", "opusenc"];

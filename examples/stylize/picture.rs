@@ -63,7 +63,8 @@ impl Picture {
         Ok(self.info.to_caps()?)
     }
 
-    /// Decodes the picture into a pipeline, on a thread of its own. It ends with the picture, or when the pipeline stops.
+    /// Decodes the picture into a pipeline, on a thread of its own, which ends with the picture or when the pipeline
+    /// stops.
     pub fn decode_into(self, source: AppSrc) {
         thread::spawn(move || {
             let mut pushed = false;

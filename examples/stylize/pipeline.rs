@@ -13,7 +13,7 @@ use gst_pbutils::MissingPluginMessage;
 
 use crate::{
     Result,
-    film::Film,
+    film::{self, Film},
     input::Input,
     output::{Container, Format, Part},
     picture::Picture,
@@ -236,8 +236,9 @@ fn decode_film(pipeline: &gst::Pipeline, film: &Film, format: &'static Format) -
     pipeline.add(decoder)?;
     let end = film.end().clone();
     let weak = pipeline.downgrade();
-    decoder.connect_pad_added(move |_, pad| {
+    decoder.connect_pad_added(move |decoder, pad| {
         if let Some(pipeline) = weak.upgrade() {
+            film::correct_segment(decoder, pad);
             link(&pipeline, pad, format, audio_encoder);
             if pad.is_linked() {
                 end.watch(pad);

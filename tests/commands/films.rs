@@ -138,6 +138,23 @@ fn keeps_long_waits_between_frames() {
     }
 }
 
+/// Its sound begins at 0, and its first block is the frame at 128 ms. Made by ffmpeg 5.1:
+///
+///     ffmpeg -f lavfi -i testsrc2=s=64x48:r=10:d=1.5 -f lavfi -i sine=d=1.5:r=8000 -c:v libx264 -g 100 -bf 2 \
+///         -pix_fmt yuv420p -crf 40 -c:a aac -b:a 16k whole.mkv
+///     ffmpeg -ss 1 -i whole.mkv -c copy late_video.mkv
+const LATE_VIDEO: &[u8] = include_bytes!("late_video.mkv");
+
+#[test]
+fn keeps_the_time_of_a_late_first_frame() {
+    let place = Place::new();
+    fs::write(place.path("late.mkv"), LATE_VIDEO).unwrap();
+    place.pass_through("late.mkv", "painted.mp4");
+    let times: Vec<_> = place.frames("painted.mp4").iter().map(|frame| frame.time).collect();
+    let expected: Vec<_> = (0..15).map(|index| 128 + 100 * index).collect();
+    assert_eq!(times, expected);
+}
+
 /// Cuts an MP4 file of one track as players and cutters do that copy the stream: its edit list leaves out what comes
 /// before `start` and after `end`, in milliseconds.
 fn cut(film: &mut [u8], start: u32, end: u32) {

@@ -135,9 +135,8 @@ impl Place {
     /// Decodes all frames of a video.
     pub fn frames(&self, name: &str) -> Vec<Frame> {
         let uri = glib::filename_to_uri(self.path(name), None).unwrap();
-        let description = format!(
-            "uridecodebin uri={uri} ! videoconvert ! video/x-raw,format=I420 ! appsink name=sink sync=false max-buffers=0"
-        );
+        let description =
+            format!("uridecodebin uri={uri} ! videoconvert ! video/x-raw,format=I420 ! appsink name=sink sync=false");
         let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
         let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
         let frames = Arc::new(Mutex::new(Vec::new()));
