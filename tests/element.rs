@@ -419,10 +419,10 @@ fn settings_change_while_playing() {
     element.set_property("style-layers", "relu1_2,relu2_2");
     element.set_property("working-size", 32);
     still(&mut harness);
-    // Once for the layers, once for the size.
-    assert_eq!(style_updates(&element), 4);
+    // Once for both.
+    assert_eq!(style_updates(&element), 3);
     still(&mut harness);
-    assert_eq!(style_updates(&element), 4);
+    assert_eq!(style_updates(&element), 3);
     element.set_property("strength", 0.0);
     assert_eq!(still(&mut harness), bytes(&frame(&info, 1)));
 }

@@ -176,6 +176,8 @@ impl Stylizer {
                 self.style_updates += 1;
             }
             self.objective = objective;
+            // With other layers everything takes another time.
+            self.costs = Costs::default();
         }
         self.freshen_paint(settings.distance(&self.settings));
         self.settings = settings;
