@@ -63,8 +63,8 @@ fn set_property(element: &gst::Element, assignment: &str) -> Result<(), Assignme
         .ok_or_else(|| AssignmentError::Unknown { name: name.to_owned(), properties: list(element) })?;
     let value = glib::Value::deserialize(text, property.value_type())
         .ok()
-        // Setting a number that is out of range would silently clamp it.
-        .filter(|value| is_in_range(&property, value))
+        // GObject would silently clamp a number that is out of range.
+        .filter(|value| is_in_range(&property, text, value))
         .ok_or_else(|| AssignmentError::Value {
             name: name.to_owned(),
             value: text.to_owned(),
@@ -115,14 +115,16 @@ fn values(property: &ParamSpec) -> String {
     }
 }
 
-fn whole_numbers(property: &ParamSpec) -> Option<RangeInclusive<i64>> {
+fn whole_numbers(property: &ParamSpec) -> Option<RangeInclusive<i128>> {
     if let Some(property) = property.downcast_ref::<glib::ParamSpecUInt>() {
         Some(property.minimum().into()..=property.maximum().into())
     } else if let Some(property) = property.downcast_ref::<glib::ParamSpecInt>() {
         Some(property.minimum().into()..=property.maximum().into())
+    } else if let Some(property) = property.downcast_ref::<glib::ParamSpecInt64>() {
+        Some(property.minimum().into()..=property.maximum().into())
     } else {
-        let property = property.downcast_ref::<glib::ParamSpecInt64>()?;
-        Some(property.minimum()..=property.maximum())
+        let property = property.downcast_ref::<glib::ParamSpecUInt64>()?;
+        Some(property.minimum().into()..=property.maximum().into())
     }
 }
 
@@ -131,11 +133,10 @@ fn numbers(property: &ParamSpec) -> Option<RangeInclusive<f64>> {
     Some(property.minimum()..=property.maximum())
 }
 
-fn is_in_range(property: &ParamSpec, value: &glib::Value) -> bool {
-    let is_whole = |range: RangeInclusive<i64>| {
-        value.transform::<i64>().is_ok_and(|it| it.get().is_ok_and(|it: i64| range.contains(&it)))
-    };
-    let is_number = |range: RangeInclusive<f64>| value.get().is_ok_and(|it: f64| range.contains(&it));
+fn is_in_range(property: &ParamSpec, text: &str, value: &glib::Value) -> bool {
+    // From the text, as the value of an unsigned property may come from a negative number.
+    let is_whole = |range: RangeInclusive<i128>| text.parse().is_ok_and(|number| range.contains(&number));
+    let is_number = |range: RangeInclusive<f64>| value.get().is_ok_and(|number: f64| range.contains(&number));
     whole_numbers(property).is_none_or(is_whole) && numbers(property).is_none_or(is_number)
 }
 
@@ -155,6 +156,7 @@ mod tests {
             "iterations=5",
             "working-size=-1",
             "frame-budget=20000000",
+            "memory-limit=18446744073709551615",
             "strength=.5",
             "style=a=b, c.png",
             "pooling=average",
@@ -164,6 +166,7 @@ mod tests {
         assert_eq!(element.property::<u32>("iterations"), 5);
         assert_eq!(element.property::<i32>("working-size"), -1);
         assert_eq!(element.property::<i64>("frame-budget"), 20_000_000);
+        assert_eq!(element.property::<u64>("memory-limit"), u64::MAX);
         assert_eq!(element.property::<f64>("strength"), 0.5);
         assert_eq!(element.property::<String>("style"), "a=b, c.png");
         assert_eq!(element.property::<crate::element::Pooling>("pooling"), crate::element::Pooling::Average);
@@ -180,6 +183,8 @@ mod tests {
             ("name=x", "there is no property \"name\""),
             ("iterations=0", "iterations cannot be \"0\", it is a whole number from 1 to 10000"),
             ("iterations=many", "iterations cannot be \"many\", it is a whole number from 1 to 10000"),
+            ("memory-limit=-1", "memory-limit cannot be \"-1\", it is a whole number from 0 to 18446744073709551615"),
+            ("max-late-frames=-1", "max-late-frames cannot be \"-1\", it is a whole number from 0 to 4294967295"),
             ("strength=1.5", "strength cannot be \"1.5\", it is a number from 0 to 1"),
             ("pooling=min", "pooling cannot be \"min\", it is one of max, average"),
             ("post-messages=2x", "post-messages cannot be \"2x\", it is true or false"),

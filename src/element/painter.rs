@@ -22,6 +22,7 @@ use crate::{
 /// The consequences of an error in a change.
 const KEEPING_STYLE: &str = "Keeping the last style";
 const KEEPING_SETTINGS: &str = "Keeping the last settings";
+const KEEPING_ALL: &str = "Keeping the last style and settings";
 
 /// Where warnings go: the consequence of an error, and the error.
 pub type Warn<'a> = &'a dyn Fn(&str, &Error);
@@ -198,7 +199,7 @@ impl Painter {
                 Ok(Some(preparation)) => self.start_job(preparation, warn),
                 // Nothing was painted yet, and nothing takes long.
                 Ok(None) => self.change_at_once(now, warn),
-                Err(error) => self.refuse_settings(&error, warn),
+                Err(error) => self.refuse_request(&error, warn),
             }
         }
     }
@@ -208,10 +209,7 @@ impl Painter {
         let is_new = style != self.style;
         match Job::start(style, is_new, preparation) {
             Ok(job) => self.request.job = Some(job),
-            Err(error) => {
-                self.refuse_settings(&error, warn);
-                self.request.style.clone_from(&self.style);
-            }
+            Err(error) => self.refuse_request(&error, warn),
         }
     }
 
@@ -253,11 +251,25 @@ impl Painter {
 
     fn refuse_style(&mut self, error: &Error, warn: Warn) {
         warn(KEEPING_STYLE, error);
-        self.request.style.clone_from(&self.style);
+        self.keep_style();
     }
 
     fn refuse_settings(&mut self, error: &Error, warn: Warn) {
         warn(KEEPING_SETTINGS, error);
+        self.keep_settings();
+    }
+
+    fn refuse_request(&mut self, error: &Error, warn: Warn) {
+        warn(KEEPING_ALL, error);
+        self.keep_style();
+        self.keep_settings();
+    }
+
+    fn keep_style(&mut self) {
+        self.request.style.clone_from(&self.style);
+    }
+
+    fn keep_settings(&mut self) {
         let Settings { layers, working_size, .. } = self.stylizer.settings().clone();
         (self.request.layers, self.request.working_size) = (layers, working_size);
     }
