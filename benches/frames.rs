@@ -3,7 +3,7 @@
 //! Whole frames, with one iteration and without: the rest is the way to the working size and back, the motion and the
 //! warm start.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use divan::Bencher;
 use gstneuralstyle::{
@@ -47,7 +47,7 @@ fn paint(bencher: Bencher, kind: Kind, Size(width, height, working_size): Size, 
     let mut settings = Settings::default();
     settings.working_size = working_size;
     let processor = Processor::new(kind, 0).unwrap();
-    let weights = Arc::new(Vgg::built_in().unwrap());
+    let weights = Vgg::built_in().unwrap();
     let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
     stylizer.set_style(style::load("woodcut").unwrap()).unwrap();
     let mut film = [0, width / 160].map(|shift| pixels(width, height, shift)).into_iter().cycle();

@@ -9,21 +9,32 @@ use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Layer, Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossLayers, LossWeights, Objective},
+    objective::{self, Device, LossLayers, LossWeights, StepLength},
     processor::{
         self, Engine, Kind, LANES, Lanes,
         kernels::{
-            self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+            ContentTarget, Convolution, Direction, Epilogue, FirstConvolution, Float32, GramMatrix, Incoming, Kernels,
             Shape,
         },
     },
 };
 
+/// Calls a function with the backend of a kind of instructions.
+macro_rules! with_kernels {
+    ($function:ident($bencher:expr, $kind:expr $(, $layer:expr)?)) => {
+        match $kind {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => $function::<processor::kernels::Amx>($bencher, $kind $(, $layer)?),
+            kind => $function::<Float32>($bencher, kind $(, $layer)?),
+        }
+    };
+}
+
 const SIDE: usize = 256;
 const LAYERS: [&str; 5] = ["relu1_2", "relu2_2", "relu3_3", "relu4_1", "relu4_3"];
 const GRAM_LAYERS: [&str; 4] = ["relu1_2", "relu2_2", "relu3_3", "relu4_3"];
 
-static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
+static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Vgg::built_in().unwrap());
 
 fn main() {
     divan::main();
@@ -46,10 +57,10 @@ fn shape(layer: &str, channels: usize) -> Shape {
     Shape { channels, height: side, width: side }
 }
 
-/// Feature maps, of half as many numbers with the same bits each if the kind is one of bfloat16.
-fn features(kind: Kind, shape: Shape) -> Vec<Lanes> {
+/// Feature maps; in bfloat16 the same bits are twice as many numbers.
+fn features<K: Kernels>(shape: Shape) -> Vec<Lanes> {
     let value = |n: usize| ((n * 7919) % 251) as f32 - 100.0;
-    (0..kind.lanes(shape)).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
+    (0..K::lanes(shape)).map(|n| Lanes(std::array::from_fn(|lane| value(16 * n + lane).max(0.0)))).collect()
 }
 
 fn image(seed: usize) -> Image {
@@ -59,86 +70,119 @@ fn image(seed: usize) -> Image {
 
 #[divan::bench(args = each(&LAYERS))]
 fn convolve(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    with_kernels!(convolve_with(bencher, kind, layer));
+}
+
+fn convolve_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let filters = Filters::new(&mut engine, convolution, Direction::Forward);
+    let filters = K::pack(&mut engine, convolution, Direction::Forward);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
-    let (input, mut output) = (features(kind, inputs), features(kind, outputs));
+    let (input, mut output) = (features::<K>(inputs), features::<K>(outputs));
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
     bencher.counter(ItemsCount::new(products)).bench_local(|| {
         let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: None };
-        kernels::convolve(&mut engine, inputs, &input, &filters, epilogue, &mut output);
+        K::convolve(&mut engine, inputs, &input, &filters, epilogue, &mut output);
     });
 }
 
 #[divan::bench(args = each(&LAYERS))]
 fn convolve_back(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    with_kernels!(convolve_back_with(bencher, kind, layer));
+}
+
+fn convolve_back_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    let filters = Filters::new(&mut engine, convolution, Direction::Backward);
+    let filters = K::pack(&mut engine, convolution, Direction::Backward);
     let (inputs, outputs) = (shape(layer, convolution.inputs), shape(layer, convolution.outputs));
-    let (mut input, output) = (features(kind, inputs), features(kind, outputs));
-    let mask = vec![0x5555; kind.masks(inputs)];
+    let (mut input, output) = (features::<K>(inputs), features::<K>(outputs));
+    let mask = vec![0x5555; K::masks(inputs)];
     let products = inputs.channels * outputs.channels * 9 * outputs.positions();
     bencher.counter(ItemsCount::new(products)).bench_local(|| {
-        kernels::convolve(&mut engine, outputs, &output, &filters, Epilogue::Masked(&mask), &mut input);
+        K::convolve(&mut engine, outputs, &output, &filters, Epilogue::Masked(&mask), &mut input);
     });
 }
 
 #[divan::bench(args = each(&LAYERS))]
 fn pack_filters(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    with_kernels!(pack_filters_with(bencher, kind, layer));
+}
+
+fn pack_filters_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let convolution = convolution(layer);
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
-    bencher.bench_local(|| Filters::new(&mut engine, convolution, Direction::Backward));
+    bencher.bench_local(|| K::pack(&mut engine, convolution, Direction::Backward));
 }
 
 #[divan::bench(args = kinds())]
 fn first_convolution(bencher: Bencher, kind: Kind) {
+    with_kernels!(first_convolution_with(bencher, kind));
+}
+
+fn first_convolution_with<K: Kernels>(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
-    let (image, mut output) = (image(1), features(kind, shape("relu1_1", 64)));
-    bencher.bench_local(|| first.forward(&mut engine, (SIDE, SIDE), image.data(), None, &mut output));
+    let (image, mut output) = (image(1), features::<K>(shape("relu1_1", 64)));
+    bencher.bench_local(|| K::convolve_image(&mut engine, (SIDE, SIDE), image.data(), &first, None, &mut output));
 }
 
 #[divan::bench(args = kinds())]
 fn first_convolution_gradient(bencher: Bencher, kind: Kind) {
+    with_kernels!(first_convolution_gradient_with(bencher, kind));
+}
+
+fn first_convolution_gradient_with<K: Kernels>(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let first = FirstConvolution::new(&engine, convolution("relu1_1"), VGG.mean());
     let shape = shape("relu1_1", 64);
-    let (mut image, gradient) = (image(1), features(kind, shape));
-    bencher.bench_local(|| first.backward(&mut engine, shape, &gradient, image.data_mut()));
+    let (mut image, gradient) = (image(1), features::<K>(shape));
+    bencher.bench_local(|| K::image_gradient(&mut engine, shape, &gradient, &first, image.data_mut()));
 }
 
 #[divan::bench(args = kinds())]
 fn pool(bencher: Bencher, kind: Kind) {
+    with_kernels!(pool_with(bencher, kind));
+}
+
+fn pool_with<K: Kernels>(bencher: Bencher, kind: Kind) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape("relu1_2", 64);
-    let (input, mut output) = (features(kind, shape), features(kind, shape.pooled()));
-    bencher.bench_local(|| kernels::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
+    let (input, mut output) = (features::<K>(shape), features::<K>(shape.pooled()));
+    bencher.bench_local(|| K::pool(&mut engine, shape, Pooling::Max, &input, &mut output));
 }
 
 #[divan::bench(args = each(&GRAM_LAYERS))]
 fn gram(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    with_kernels!(gram_with(bencher, kind, layer));
+}
+
+fn gram_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let features = features(kind, shape);
+    let features = features::<K>(shape);
     let mut gram = GramMatrix::new(shape);
-    bencher.bench_local(|| gram.compute(&mut engine, &features));
+    bencher.bench_local(|| K::compute_gram(&mut engine, &mut gram, &features));
 }
 
 #[divan::bench(args = each(&GRAM_LAYERS))]
 fn loss_gradient(bencher: Bencher, (kind, layer): (Kind, &str)) {
+    with_kernels!(loss_gradient_with(bencher, kind, layer));
+}
+
+fn loss_gradient_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let mut engine = Engine::new(Processor::new(kind, 0).unwrap());
     let shape = shape(layer, convolution(layer).outputs);
-    let target = features(kind, shape);
-    let incoming = features(kind, shape.pooled());
+    let target = features::<K>(shape);
+    let incoming = features::<K>(shape.pooled());
     let mut gram = GramMatrix::new(shape);
-    let style = gram.difference(&mut engine, &vec![Lanes::ZERO; shape.channels * shape.blocks()], 0.0).1.to_vec();
-    let (mut maps, mut squares) = (features(kind, shape), Vec::new());
+    let none = vec![Lanes::ZERO; shape.channels * shape.blocks()];
+    let style = K::gram_difference(&mut engine, &mut gram, &none, 0.0).1.to_vec();
+    let (mut maps, mut squares) = (features::<K>(shape), Vec::new());
     bencher.bench_local(|| {
         let content = ContentTarget { features: &target, slope: 0.0 };
         let incoming = Incoming::Pooled(Pooling::Max, &incoming);
-        kernels::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
+        K::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
     });
 }
 
@@ -153,7 +197,7 @@ fn threads_with_amx() -> Vec<usize> {
 #[cfg(target_arch = "x86_64")]
 #[divan::bench(args = threads_with_amx())]
 fn amx_peak(bencher: Bencher, threads: usize) {
-    use kernels::amx::tiles::{Product, SIDE, STEP, Steps, Tiles};
+    use processor::kernels::amx::tiles::{Product, SIDE, STEP, Steps, Tiles};
     const PRODUCTS: usize = 20_000;
     const STEPS: usize = 16;
     let multiply = || {
@@ -176,11 +220,12 @@ fn iteration(bencher: Bencher, kind: Kind) {
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
         pooling: Pooling::Max,
     };
-    let mut objective = FusedObjective::new(VGG.clone(), layers, Processor::new(kind, 0).unwrap()).unwrap();
+    let processor = Processor::new(kind, 0).unwrap();
+    let mut objective = objective::open(VGG.clone(), layers, Device::Cpu, &processor).unwrap();
     let grams = objective.grams(&image(3)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();
-    let (image, mut gradient) = (image(1), image(1));
-    let weights = LossWeights { content: 1.0, style: 10.0, ..LossWeights::default() };
-    bencher.bench_local(|| objective.evaluate(&image, &weights, &mut gradient).unwrap());
+    let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 0.0 };
+    let mut optimization = objective.optimize(image(1).into()).unwrap();
+    bencher.bench_local(|| optimization.step(StepLength { base: 8.0, fresh: 0.0 }, &weights).unwrap());
 }

@@ -7,7 +7,6 @@
 //! `plugin`, which is on by default: without default features the library builds without GStreamer.
 //!
 //! ```no_run
-//! use std::sync::Arc;
 //! use gstneuralstyle::{
 //!     Processor, image::{Frame, PackedFormat}, network::Vgg, objective::Device, style, stylizer::{Settings, Stylizer},
 //! };
@@ -15,7 +14,7 @@
 //! # fn main() -> gstneuralstyle::Result<()> {
 //! let mut settings = Settings::default();
 //! settings.working_size = 320;
-//! let (weights, processor) = (Arc::new(Vgg::built_in()?), Processor::detect(0)?);
+//! let (weights, processor) = (Vgg::built_in()?, Processor::detect(0)?);
 //! let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings)?;
 //! stylizer.set_style(style::load("painting.jpg")?)?;
 //!
@@ -59,7 +58,7 @@
 //!    |
 //! motion       optical flow, how far to trust it, scene cuts, warping
 //!    |
-//! objective    the losses and their gradient: fused kernels, and a reference in candle
+//! objective    the losses, their gradient and the optimization: fused kernels, and a reference in candle
 //!    |
 //! network      the layers of VGG and their weights
 //!    |

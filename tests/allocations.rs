@@ -4,17 +4,14 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossLayers, LossWeights, Objective, Start, StepLength},
+    objective::{self, Device, LossLayers, LossWeights, Start, StepLength},
     processor,
 };
 
@@ -41,7 +38,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn iterations_allocate_nothing() {
-    let vgg = Arc::new(Vgg::built_in().unwrap());
+    let vgg = Vgg::built_in().unwrap();
     let layers = LossLayers {
         content_layers: parse_layers("relu3_3").unwrap(),
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
@@ -51,7 +48,8 @@ fn iterations_allocate_nothing() {
     let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 30.0 };
     let length = StepLength { base: 1.0, fresh: 2.0 };
     for kind in processor::available() {
-        let mut objective = FusedObjective::new(vgg.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
+        let processor = Processor::new(kind, 2).unwrap();
+        let mut objective = objective::open(vgg.clone(), layers.clone(), Device::Cpu, &processor).unwrap();
         let grams = objective.grams(&content).unwrap();
         objective.set_style(&grams).unwrap();
         objective.set_content(&content).unwrap();

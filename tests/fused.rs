@@ -2,18 +2,21 @@
 
 //! The fused objective against the reference, on every kind of kernels that this machine has.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Tensor};
 use gstneuralstyle::{
     Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{FusedObjective, LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
+    objective::{self, Device, LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
     processor::{self, Precision},
 };
 
-static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Arc::new(Vgg::built_in().unwrap()));
+static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Vgg::built_in().unwrap());
 
 const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.0, temporal: 0.0 };
 
@@ -33,6 +36,10 @@ fn picture((width, height): (usize, usize), seed: u32) -> Image {
 
 fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
     LossLayers { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
+}
+
+fn open(layers: LossLayers, processor: Processor) -> Box<dyn Objective> {
+    objective::open(VGG.clone(), layers, Device::Cpu, &processor).unwrap()
 }
 
 fn evaluate(objective: &mut dyn Objective, size: (usize, usize)) -> (Losses, Image) {
@@ -56,14 +63,53 @@ fn cosine(a: &Image, b: &Image) -> f64 {
     product(a, b) / (product(a, a) * product(b, b)).sqrt()
 }
 
+/// Weights that nobody trained, with the convolutions `conv<block>_<number>` of these numbers of channels.
+fn made_up(blocks: &[&[usize]]) -> Arc<Vgg> {
+    let (mut tensors, mut inputs, mut state) = (HashMap::new(), 3, 1_u32);
+    let mut tensor = |shape: &[usize], scale: f32| {
+        let values = (0..shape.iter().product()).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            // Half precision, in which filters are packed, has these numbers.
+            ((state >> 22) as f32 / 512.0 - 1.0) * scale.log2().round().exp2()
+        });
+        Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &candle_core::Device::Cpu).unwrap()
+    };
+    for (block, channels) in blocks.iter().enumerate() {
+        for (number, &outputs) in channels.iter().enumerate() {
+            let name = format!("conv{}_{}", block + 1, number + 1);
+            // He et al. 2015: feature maps keep their scale from layer to layer.
+            let weight = tensor(&[outputs, inputs, 3, 3], (6.0 / (9 * inputs) as f32).sqrt());
+            tensors.insert(format!("{name}.weight"), weight);
+            tensors.insert(format!("{name}.bias"), tensor(&[outputs], 5.0));
+            inputs = outputs;
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weights.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    Vgg::from_file(path).unwrap()
+}
+
 fn check(size: (usize, usize), layers: &LossLayers) {
-    let mut reference =
-        ReferenceObjective::new(VGG.clone(), layers.clone(), &Device::Cpu, DType::F32, Processor::detect(1).unwrap())
-            .unwrap();
+    check_weights(&VGG, size, layers);
+}
+
+fn check_weights(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
+    let mut reference = ReferenceObjective::new(
+        weights.clone(),
+        layers.clone(),
+        &candle_core::Device::Cpu,
+        DType::F32,
+        Processor::detect(1).unwrap(),
+    )
+    .unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in processor::available() {
-        let mut fused = FusedObjective::new(VGG.clone(), layers.clone(), Processor::new(kind, 2).unwrap()).unwrap();
-        let (losses, gradient) = evaluate(&mut fused, size);
+        let mut fused =
+            objective::open(weights.clone(), layers.clone(), Device::Cpu, &Processor::new(kind, 2).unwrap()).unwrap();
+        let (losses, gradient) = evaluate(fused.as_mut(), size);
         let (error, cosine) = (distance(&gradient, &expected_gradient), cosine(&gradient, &expected_gradient));
         let off = |value: f64, expected: f64| (value - expected).abs() / expected.max(1e-12);
         let (content, style) = (off(losses.content, expected.content), off(losses.style, expected.style));
@@ -107,13 +153,36 @@ fn equals_the_reference_with_many_layers() {
 }
 
 #[test]
+fn equals_the_reference_with_all_layers_of_vgg19() {
+    let weights = made_up(&[&[32, 32], &[32, 64], &[64; 4], &[96; 4], &[64, 96, 64, 96]]);
+    assert_eq!(weights.layers().len(), 16);
+    for (content, style) in [
+        ("relu5_4", "relu1_1, relu5_4"),
+        ("relu4_4", "relu1_2, relu2_2, relu3_4, relu4_4, relu5_1"),
+        ("relu5_2", "relu3_4, relu5_3"),
+    ] {
+        for pooling in [Pooling::Max, Pooling::Average] {
+            check_weights(&weights, (37, 50), &layers(content, style, pooling));
+        }
+    }
+}
+
+#[test]
+fn equals_the_reference_with_any_number_of_channels() {
+    for first in [32, 96, 160] {
+        let weights = made_up(&[&[first, 160], &[96, 32], &[224, 96]]);
+        check_weights(&weights, (33, 26), &layers("relu1_1, relu3_1", "relu1_2, relu2_1, relu3_2", Pooling::Max));
+        check_weights(&weights, (18, 40), &layers("relu2_2", "relu1_1, relu2_2", Pooling::Average));
+    }
+}
+
+#[test]
 fn does_not_depend_on_the_number_of_threads() {
     let layers = layers("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
     for kind in processor::available() {
         let results = [1, 2, 3].map(|threads| {
-            let mut fused =
-                FusedObjective::new(VGG.clone(), layers.clone(), Processor::new(kind, threads).unwrap()).unwrap();
-            evaluate(&mut fused, (131, 75))
+            let mut fused = open(layers.clone(), Processor::new(kind, threads).unwrap());
+            evaluate(fused.as_mut(), (131, 75))
         });
         assert!(results[0] == results[1] && results[0] == results[2], "{kind:?}");
     }
@@ -121,9 +190,8 @@ fn does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn no_layers_no_gradient() {
-    let mut fused =
-        FusedObjective::new(VGG.clone(), layers("", "", Pooling::Max), Processor::detect(1).unwrap()).unwrap();
-    let (losses, gradient) = evaluate(&mut fused, (20, 20));
+    let mut fused = open(layers("", "", Pooling::Max), Processor::detect(1).unwrap());
+    let (losses, gradient) = evaluate(fused.as_mut(), (20, 20));
     assert_eq!(losses, Losses::default());
     assert!(gradient.data().iter().all(|value| *value == 0.0));
 }
@@ -131,10 +199,10 @@ fn no_layers_no_gradient() {
 #[test]
 fn content_may_change_its_size() {
     let layers = layers("relu3_3", "relu1_2, relu4_3", Pooling::Max);
-    let mut fused = FusedObjective::new(VGG.clone(), layers.clone(), Processor::detect(2).unwrap()).unwrap();
-    let first = evaluate(&mut fused, (40, 40));
-    evaluate(&mut fused, (64, 24));
-    assert_eq!(evaluate(&mut fused, (40, 40)), first);
+    let mut fused = open(layers.clone(), Processor::detect(2).unwrap());
+    let first = evaluate(fused.as_mut(), (40, 40));
+    evaluate(fused.as_mut(), (64, 24));
+    assert_eq!(evaluate(fused.as_mut(), (40, 40)), first);
     let mut gradient = Image::filled(64, 24, 0.0);
     assert!(fused.evaluate(&picture((64, 24), 1), &WEIGHTS, &mut gradient).is_err());
 }

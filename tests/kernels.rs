@@ -7,9 +7,9 @@ use gstneuralstyle::{
     Processor,
     network::Pooling,
     processor::{
-        self, Engine, Kind, LANES, Lanes, Parts, Precision,
+        self, Engine, Kind, LANES, Lanes, Precision,
         kernels::{
-            self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+            ContentTarget, Convolution, Direction, Epilogue, FirstConvolution, Float32, GramMatrix, Incoming, Kernels,
             Shape,
         },
     },
@@ -118,7 +118,7 @@ fn each_product(convolution: &Convolution, (width, height): (usize, usize), mut 
 #[test]
 fn convolution_forward_is_that_of_plain_loops() {
     for_each(|engine, size, what| {
-        for (inputs, outputs) in [(16, 32), (80, 64)] {
+        for (inputs, outputs) in [(16, 32), (80, 64), (32, 96), (96, 160)] {
             let convolution = convolution(inputs, outputs, 1);
             let (input_shape, output_shape) = (shape(inputs, size), shape(outputs, size));
             let input = numbers(inputs * input_shape.positions(), 3);
@@ -126,12 +126,12 @@ fn convolution_forward_is_that_of_plain_loops() {
             for (plane, bias) in expected.chunks_exact_mut(output_shape.positions()).zip(&convolution.bias) {
                 plane.iter_mut().for_each(|value| *value = (*value + f64::from(*bias)).max(0.0));
             }
-            let filters = Filters::new(engine, &convolution, Direction::Forward);
+            let filters = Float32::pack(engine, &convolution, Direction::Forward);
             let mut output = vec![Lanes([f32::NAN; LANES]); output_shape.lanes()];
             let mut positive = vec![0; output.len()];
-            let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: Some(Parts::new(&mut positive)) };
+            let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: Some(&mut positive) };
             let input = to_lanes(input_shape, &input);
-            kernels::convolve(engine, input_shape, &input, &filters, epilogue, &mut output);
+            Float32::convolve(engine, input_shape, &input, &filters, epilogue, &mut output);
             assert_close(&to_planes(output_shape, &output), &expected, EXACT, what);
             for (bits, lanes) in positive.iter().zip(&output) {
                 assert!((0..LANES).all(|lane| (bits >> lane & 1 == 1) == (lanes.0[lane] > 0.0)), "{what}");
@@ -143,22 +143,22 @@ fn convolution_forward_is_that_of_plain_loops() {
 #[test]
 fn convolution_backward_is_that_of_plain_loops() {
     for_each(|engine, size, what| {
-        for (inputs, outputs) in [(32, 16), (64, 80)] {
+        for (inputs, outputs) in [(32, 16), (64, 80), (96, 32), (160, 96)] {
             let convolution = convolution(inputs, outputs, 4);
             let (input_shape, output_shape) = (shape(inputs, size), shape(outputs, size));
             let gradient = numbers(outputs * output_shape.positions(), 5);
             let mut expected = convolve_back(&convolution, size, &gradient);
-            let filters = Filters::new(engine, &convolution, Direction::Backward);
+            let filters = Float32::pack(engine, &convolution, Direction::Backward);
             let gradient = to_lanes(output_shape, &gradient);
             let mut input = vec![Lanes([f32::NAN; LANES]); input_shape.lanes()];
-            kernels::convolve(engine, output_shape, &gradient, &filters, Epilogue::Plain, &mut input);
+            Float32::convolve(engine, output_shape, &gradient, &filters, Epilogue::Plain, &mut input);
             assert_close(&to_planes(input_shape, &input), &expected, EXACT, what);
 
             let mask = numbers(expected.len(), 6);
             let above = |lanes: &Lanes| (0..LANES).map(|lane| u16::from(lanes.0[lane] > 0.0) << lane).sum();
             let bits: Vec<u16> = to_lanes(input_shape, &mask).iter().map(above).collect();
             expected.iter_mut().zip(&mask).filter(|(_, mask)| **mask <= 0.0).for_each(|(value, _)| *value = 0.0);
-            kernels::convolve(engine, output_shape, &gradient, &filters, Epilogue::Masked(&bits), &mut input);
+            Float32::convolve(engine, output_shape, &gradient, &filters, Epilogue::Masked(&bits), &mut input);
             assert_close(&to_planes(input_shape, &input), &expected, EXACT, what);
         }
     });
@@ -174,11 +174,11 @@ fn weights_of_any_size_are_right_to_three_digits() {
             let input = numbers(32 * size.0 * size.1, 8);
             let expected = convolve(&convolution, size, &input);
             let mut engine = engine(kind);
-            let filters = Filters::new(&mut engine, &convolution, Direction::Forward);
+            let filters = Float32::pack(&mut engine, &convolution, Direction::Forward);
             let shape = shape(32, size);
             let mut output = vec![Lanes::ZERO; shape.lanes()];
             let input = to_lanes(shape, &input);
-            kernels::convolve(&mut engine, shape, &input, &filters, Epilogue::Plain, &mut output);
+            Float32::convolve(&mut engine, shape, &input, &filters, Epilogue::Plain, &mut output);
             assert_close(&to_planes(shape, &output), &expected, 5e-4, &format!("{kind:?} {scale}"));
         }
     }
@@ -226,12 +226,12 @@ fn pooling_is_that_of_plain_loops_both_ways() {
             expected_back.iter_mut().zip(&values).filter(|(_, v)| **v == 0.0).for_each(|(gradient, _)| *gradient = 0.0);
 
             let mut output = vec![Lanes([f32::NAN; LANES]); shape.pooled().lanes()];
-            kernels::pool(engine, shape, pooling, &input, &mut output);
+            Float32::pool(engine, shape, pooling, &input, &mut output);
             assert_close(&to_planes(shape.pooled(), &output), &expected, 0.0, what);
             let (mut back, mut squares) = (input.clone(), Vec::new());
             let incoming = to_lanes(shape.pooled(), &gradient);
             let incoming = Incoming::Pooled(pooling, &incoming);
-            kernels::gradient_at(engine, shape, &mut back, None, None, incoming, &mut squares);
+            Float32::gradient_at(engine, shape, &mut back, None, None, incoming, &mut squares);
             assert_close(&to_planes(shape, &back), &expected_back, 0.0, what);
         }
     });
@@ -241,7 +241,7 @@ fn pooling_is_that_of_plain_loops_both_ways() {
 fn gram_matrices_and_their_gradient_are_those_of_plain_loops() {
     const SLOPE: f32 = 0.3;
     for_each(|engine, size, what| {
-        for channels in [32, 96] {
+        for channels in [32, 96, 160] {
             let shape = shape(channels, size);
             let values = features(shape, 11);
             let plane = |channel: usize| &values[channel * shape.positions()..][..shape.positions()];
@@ -251,7 +251,7 @@ fn gram_matrices_and_their_gradient_are_those_of_plain_loops() {
                 (0..channels * channels).map(|n| product(plane(n / channels), plane(n % channels)) / scale).collect();
             let input = to_lanes(shape, &values);
             let mut gram = GramMatrix::new(shape);
-            gram.compute(engine, &input);
+            Float32::compute_gram(engine, &mut gram, &input);
             let actual: Vec<f32> = gram.values().iter().flat_map(|lanes| lanes.0).collect();
             assert_close(&actual, &expected, EXACT, what);
 
@@ -271,14 +271,14 @@ fn gram_matrices_and_their_gradient_are_those_of_plain_loops() {
                 *gradient = f64::from(SLOPE) * style + 0.25 * content + f64::from(incoming[n]);
             }
             let target: Vec<Lanes> = target.as_chunks().0.iter().map(|lanes| Lanes(*lanes)).collect();
-            let (distance, style) = gram.difference(engine, &target, SLOPE);
+            let (distance, style) = Float32::gram_difference(engine, &mut gram, &target, SLOPE);
             assert_close(&[distance as f32], &[difference.iter().map(|d| d * d).sum()], EXACT, what);
             let (lanes, incoming) = (to_lanes(shape, &content), to_lanes(shape, &incoming));
             let target = ContentTarget { features: &lanes, slope: 0.25 };
             let (mut gradient, mut squares) = (input, Vec::new());
             let incoming = Incoming::Direct(&incoming);
             let distance =
-                kernels::gradient_at(engine, shape, &mut gradient, Some(style), Some(target), incoming, &mut squares);
+                Float32::gradient_at(engine, shape, &mut gradient, Some(style), Some(target), incoming, &mut squares);
             assert_close(&to_planes(shape, &gradient), &expected_gradient, EXACT, what);
             let expected = values.iter().zip(&content).map(|(v, c)| f64::from(v - c).powi(2)).sum();
             assert_close(&[distance as f32], &[expected], EXACT, what);
@@ -291,7 +291,7 @@ fn squared_norm_is_that_of_plain_loops() {
     for_each(|engine, size, what| {
         let shape = shape(32, size);
         let values = features(shape, 14);
-        let norm = kernels::squared_norm(engine, shape, &to_lanes(shape, &values), &mut Vec::new());
+        let norm = Float32::squared_norm(engine, shape, &to_lanes(shape, &values), &mut Vec::new());
         let expected = values.iter().map(|value| f64::from(*value).powi(2)).sum();
         assert_close(&[norm as f32], &[expected], EXACT, what);
     });
@@ -300,10 +300,12 @@ fn squared_norm_is_that_of_plain_loops() {
 #[test]
 fn first_convolution_is_that_of_plain_loops_both_ways() {
     const MEAN: [f32; 3] = [0.5, 0.25, -0.125];
+    let mut channels = [32, 64, 96, 160].into_iter().cycle();
     for_each(|engine, size, what| {
-        let convolution = convolution(3, 64, 15);
+        let channels = channels.next().unwrap();
+        let convolution = convolution(3, channels, 15);
         let first = FirstConvolution::new(engine, &convolution, MEAN);
-        let shape = shape(64, size);
+        let shape = shape(channels, size);
         let image = numbers(3 * shape.positions(), 16);
         let mean = |n: usize| MEAN[n / shape.positions()];
         let centred: Vec<f32> = image.iter().enumerate().map(|(n, value)| value - mean(n)).collect();
@@ -313,15 +315,15 @@ fn first_convolution_is_that_of_plain_loops_both_ways() {
         }
         let mut output = vec![Lanes([f32::NAN; LANES]); shape.lanes()];
         let mut positive = vec![0; output.len()];
-        first.forward(engine, size, &image, Some(Parts::new(&mut positive)), &mut output);
+        Float32::convolve_image(engine, size, &image, &first, Some(&mut positive), &mut output);
         assert_close(&to_planes(shape, &output), &expected, EXACT, what);
         for (bits, lanes) in positive.iter().zip(&output) {
             assert!((0..LANES).all(|lane| (bits >> lane & 1 == 1) == (lanes.0[lane] > 0.0)), "{what}");
         }
 
-        let gradient = numbers(64 * shape.positions(), 17);
+        let gradient = numbers(channels * shape.positions(), 17);
         let mut back = vec![f32::NAN; image.len()];
-        first.backward(engine, shape, &to_lanes(shape, &gradient), &mut back);
+        Float32::image_gradient(engine, shape, &to_lanes(shape, &gradient), &first, &mut back);
         assert_close(&back, &convolve_back(&convolution, size, &gradient), EXACT, what);
     });
 }

@@ -2,8 +2,6 @@
 
 //! The objective's value against the definition of its losses, and its gradient against finite differences.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device};
 use gstneuralstyle::{
     Processor,
@@ -24,7 +22,7 @@ fn default_network(pooling: Pooling) -> LossLayers {
 }
 
 fn objective(layers: LossLayers) -> ReferenceObjective {
-    let weights = Arc::new(Vgg::built_in().unwrap());
+    let weights = Vgg::built_in().unwrap();
     ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64, Processor::detect(1).unwrap()).unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 //! The stylizer over many frames: scenes and their cuts, rest, too little time, and new styles.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use gstneuralstyle::{
     Error, Processor,
@@ -32,7 +32,7 @@ fn scene(turn: f32) -> Vec<Image> {
 }
 
 fn stylizer(style: &str, settings: Settings) -> Stylizer {
-    let (weights, processor) = (Arc::new(Vgg::built_in().unwrap()), Processor::detect(2).unwrap());
+    let (weights, processor) = (Vgg::built_in().unwrap(), Processor::detect(2).unwrap());
     let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, settings).unwrap();
     stylizer.set_style(style::load(style).unwrap()).unwrap();
     stylizer

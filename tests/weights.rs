@@ -101,7 +101,7 @@ fn vgg19_has_its_fourth_convolutions() {
     for n in 1..=4 {
         more(&mut tensors, &format!("conv5_{n}"), "conv4_3");
     }
-    let vgg = Arc::new(Vgg::from_file(write(&tensors).path).unwrap());
+    let vgg = Vgg::from_file(write(&tensors).path).unwrap();
     assert_eq!(vgg.layers().len(), 16);
     let layers = LossLayers {
         content_layers: vec![],
@@ -144,8 +144,7 @@ fn channel_counts_come_from_the_file() {
     assert_eq!(vgg.channels("relu2_2".parse().unwrap()), None);
     let layers = LossLayers { content_layers: vec![], style_layers: vgg.layers().to_vec(), pooling: Pooling::Max };
     let mut objective =
-        ReferenceObjective::new(Arc::new(vgg), layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap())
-            .unwrap();
+        ReferenceObjective::new(vgg, layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap()).unwrap();
     let grams = objective.grams(&Image::filled(16, 16, 50.0)).unwrap();
     assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [96 * 96, 32 * 32, 64 * 64]);
 }
@@ -185,4 +184,16 @@ fn files_that_are_no_safetensors_are_refused() {
     assert!(Vgg::from_file(&file.path).is_err());
     let message = Vgg::from_file("/no/such/file.safetensors").unwrap_err().to_string();
     assert!(message.contains("/no/such/file.safetensors"), "{message}");
+}
+
+#[test]
+fn weights_are_shared_while_they_are_in_use() {
+    let weights = Vgg::built_in().unwrap();
+    assert!(Arc::ptr_eq(&weights, &Vgg::built_in().unwrap()));
+    let tensors = built_in_tensors();
+    let [one, same] = [write(&tensors), write(&tensors)].map(|file| Vgg::from_file(file.path).unwrap());
+    assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &weights));
+    let weak = Arc::downgrade(&one);
+    drop((one, same));
+    assert!(weak.upgrade().is_none());
 }

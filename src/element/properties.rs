@@ -2,7 +2,7 @@
 
 //! The element's properties, each declared once, and the stylizer that they describe.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use gst::{
     glib::{self, value::FromValue},
@@ -136,7 +136,7 @@ impl Properties {
             None => Vgg::built_in()?,
         };
         let processor = Processor::with_precision(self.threads as usize, self.precision.into())?;
-        let mut stylizer = Stylizer::new(Arc::new(weights), self.device.parse()?, processor, settings)?;
+        let mut stylizer = Stylizer::new(weights, self.device.parse()?, processor, settings)?;
         stylizer.set_style(style::load(&self.prepared.style.name)?)?;
         Ok(stylizer)
     }

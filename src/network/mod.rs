@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The convolutions of VGG16 and VGG19 (Simonyan and Zisserman 2014): which there are, and their weights.
+//! The convolutions of VGG16 and VGG19 (Simonyan and Zisserman 2014) and their weights.
 
 mod weights;
 
-use std::{fmt, str::FromStr};
+use std::{
+    any::Any,
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{Error, Result};
 
@@ -26,14 +31,20 @@ impl Layer {
         (1..=*deepest).contains(&convolution).then_some(Self { block, convolution })
     }
 
-    /// How many poolings, each of which halves the size, an image passes on its way to this layer.
+    /// How many poolings, each of which halves the size, lie between the image and this layer.
     pub fn poolings(self) -> usize {
         usize::from(self.block) - 1
     }
 
-    /// The shortest side in pixels of an image of which this layer still sees one position.
+    /// The shortest side, in pixels, of an image that still has a position at this layer.
     pub fn shortest_side(self) -> usize {
         1 << self.poolings()
+    }
+}
+
+impl fmt::Debug for Vgg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vgg").field("layers", &join(&self.layers)).field("mean", &self.mean).finish_non_exhaustive()
     }
 }
 
@@ -74,12 +85,15 @@ pub fn parse_layers(list: &str) -> Result<Vec<Layer>> {
 ///
 /// Whatever convention the weights were trained with, here the network takes red, green and blue planes of 0 to 255
 /// from which [`mean`](Self::mean) was subtracted. A 2x2 pooling stands between two blocks.
-#[derive(Debug, Clone)]
 pub struct Vgg {
     layers: Vec<Layer>,
     convolutions: Vec<Convolution>,
     mean: [f32; 3],
+    /// What was derived from these weights, by name.
+    derived: Mutex<Vec<Derived>>,
 }
+
+type Derived = (&'static str, Arc<dyn Any + Send + Sync>);
 
 impl Vgg {
     /// The convolutions, in the order an image passes them.
@@ -99,7 +113,7 @@ impl Vgg {
         Some(self.convolutions[n].outputs)
     }
 
-    /// What is to be subtracted from the red, green and blue plane.
+    /// The mean of the red, green and blue plane, which is subtracted from the image.
     pub fn mean(&self) -> [f32; 3] {
         self.mean
     }
@@ -107,6 +121,19 @@ impl Vgg {
     /// The layers these weights have, shallow ones first.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
+    }
+
+    /// What `make` derives from these weights under a name, such as filters packed for some kernels. It is made once,
+    /// shared by all who use these weights, and kept as long as they are.
+    pub(crate) fn derived<T: Any + Send + Sync>(&self, name: &'static str, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = derived.iter().filter(|(own_name, _)| *own_name == name);
+        if let Some(known) = known.filter_map(|(_, known)| known.clone().downcast().ok()).next() {
+            return known;
+        }
+        let new = Arc::new(make());
+        derived.push((name, new.clone()));
+        new
     }
 
     pub(crate) fn check_layers(&self, setting: &'static str, layers: &[Layer]) -> Result<()> {

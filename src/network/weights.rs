@@ -2,7 +2,11 @@
 
 //! Reading VGG weights from safetensors: the built-in file, or one of the user's.
 
-use std::path::Path;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use candle_core::{DType, Device, safetensors::SliceSafetensors};
 
@@ -12,7 +16,7 @@ use crate::{Error, Result};
 /// VGG16 up to conv4_3; `weights/README.md` says where it comes from.
 static BUILT_IN: &[u8] = include_bytes!("../../weights/vgg16-features.safetensors");
 
-/// The numbers of channels that the kernels take are multiples of this.
+/// The kernels need numbers of channels that are multiples of this.
 const CHANNELS: usize = 32;
 
 /// Per channel mean, red first, of the Caffe release, whose input is BGR of 0 to 255.
@@ -40,17 +44,30 @@ struct Source<'a> {
     depths: [u8; 5],
 }
 
+/// What tells weights in memory from others.
+#[derive(PartialEq)]
+enum Identity {
+    BuiltIn,
+    /// Length and hash of the file.
+    File(usize, u64),
+}
+
+/// All weights in use. Opening the same weights again returns these, with whatever is [derived](Vgg::derived) from
+/// them.
+static IN_USE: Mutex<Vec<(Identity, Weak<Vgg>)>> = Mutex::new(Vec::new());
+
 impl Vgg {
-    /// The built-in weights: VGG16 up to `relu4_3`.
+    /// The built-in weights: VGG16 up to `relu4_3`. They are read once and shared while they are in use.
     ///
     /// # Errors
     ///
     /// Only if the library was built with a damaged weights file.
-    pub fn built_in() -> Result<Self> {
-        Source::open("the built-in weights".to_owned(), BUILT_IN)?.read()
+    pub fn built_in() -> Result<Arc<Self>> {
+        Self::shared(Identity::BuiltIn, "the built-in weights".to_owned(), BUILT_IN)
     }
 
-    /// Weights from a safetensors file that holds the convolutions of VGG16 or VGG19, all or the first few.
+    /// Weights from a safetensors file that holds the convolutions of VGG16 or VGG19, all or the first few. Files of
+    /// the same content share their weights while they are in use.
     ///
     /// Tensors named `conv1_1.weight` are taken to be of the Caffe release (input BGR, 0 to 255, minus the mean),
     /// tensors named `features.0.weight` of torchvision (input RGB, 0 to 1, normalized). Other tensors are ignored.
@@ -59,10 +76,27 @@ impl Vgg {
     ///
     /// If the file cannot be read or is damaged, or if a tensor is missing, mis-shaped or not finite. The message
     /// names the file and the tensor.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|source| Error::WeightsUnreadable { path: path.to_owned(), source })?;
-        Source::open(path.display().to_string(), &bytes)?.read()
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        Self::shared(Identity::File(bytes.len(), hasher.finish()), path.display().to_string(), &bytes)
+    }
+
+    /// The weights in `bytes`, or those in use that are the same.
+    fn shared(identity: Identity, origin: String, bytes: &[u8]) -> Result<Arc<Self>> {
+        // Others that want the same weights wait here instead of reading them as well.
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.retain(|(_, weights)| weights.strong_count() > 0);
+        if let Some(weights) =
+            in_use.iter().find(|(own, _)| *own == identity).and_then(|(_, weights)| weights.upgrade())
+        {
+            return Ok(weights);
+        }
+        let weights = Arc::new(Source::open(origin, bytes)?.read()?);
+        in_use.push((identity, Arc::downgrade(&weights)));
+        Ok(weights)
     }
 }
 
@@ -74,7 +108,7 @@ impl<'a> Source<'a> {
         let has = |name: &str| names.iter().any(|n| n == name);
 
         let naming = if has("features.0.weight") { Naming::Torchvision } else { Naming::Caffe };
-        // Where the convolutions of VGG16 and VGG19 part ways: the fourth one of the third block.
+        // VGG19 has a fourth convolution in the third block, VGG16 has not.
         let fourth = match naming {
             Naming::Caffe => "conv3_4.weight",
             Naming::Torchvision => "features.16.weight",
@@ -126,7 +160,7 @@ impl<'a> Source<'a> {
         match convolutions.first_mut() {
             Some(first) => {
                 let mean = self.naming.rewrite_for_rgb(&mut first.weight);
-                Ok(Vgg { layers, convolutions, mean })
+                Ok(Vgg { layers, convolutions, mean, derived: Mutex::default() })
             }
             None => Err(self.fault("conv1_1.weight", "is missing, and so is features.0.weight".to_owned())),
         }

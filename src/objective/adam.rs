@@ -52,7 +52,7 @@ impl Adam {
         Self { first_moment, second_moment, freshness: vec![1.0; pixels], steps: 0 }
     }
 
-    /// Makes all paint fresher by a share of what it lacks.
+    /// Raises the freshness of all paint by this share of what it lacks to 1.
     pub(crate) fn freshen(&mut self, share: f32) {
         self.freshness.iter_mut().for_each(|freshness| *freshness += share * (1.0 - *freshness));
     }
@@ -67,7 +67,7 @@ impl Adam {
         Memory { first_moment, second_moment, freshness }
     }
 
-    /// Counts a step. Returns what undoes the pull of the moments towards the zeros that they began with.
+    /// Counts a step. Returns the factor that corrects the bias of the moments towards zero.
     pub(super) fn begin_step(&mut self) -> f32 {
         self.steps = self.steps.saturating_add(1);
         1.0 / (1.0 - DECAY.powi(self.steps))

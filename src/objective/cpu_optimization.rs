@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Result,
     image::Image,
-    processor::{Engine, LANES, Lanes, Parts, Processor, Task, Vector, numbers},
+    processor::{Engine, LANES, Lanes, Part, Parts, Processor, Task, Vector, numbers},
 };
 
 /// Rows that a job takes.
@@ -56,7 +56,8 @@ impl<'a> CpuOptimization<'a> {
         })
     }
 
-    /// Adds the gradients of the total variation and of the temporal loss to that of the objective, and filters its rows.
+    /// Adds the gradients of the total variation and of the temporal loss to that of the objective, and filters its
+    /// rows.
     fn complete_gradient(&mut self, weights: &LossWeights) {
         let Self { engine, image, target, gradient, filtered, row_losses, losses, .. } = self;
         let (width, height) = image.size();
@@ -138,16 +139,16 @@ struct CompleteGradient<'a> {
     plane: usize,
     rows: Range<usize>,
     /// These rows of the gradient.
-    gradient: &'a mut [f32],
+    gradient: Part<'a, f32>,
     /// The same rows, to be filled.
-    filtered: &'a mut [f32],
-    losses: &'a mut [[f64; 2]],
+    filtered: Part<'a, f32>,
+    losses: Part<'a, [f64; 2]>,
     scratch: &'a mut [Lanes],
 }
 
 impl Task for CompleteGradient<'_> {
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    fn run<V: Vector>(mut self) {
         let (width, height) = self.image.size();
         let start = self.plane * height;
         let row = |y: usize| &self.image.data()[(start + y) * width..][..width];
@@ -161,7 +162,7 @@ impl Task for CompleteGradient<'_> {
             y => total_variation::row_terms(row(y - 1), row(y), self.slopes[0], to_right, from_above, terms),
         }
         let rows = self.gradient.chunks_exact_mut(width).zip(self.filtered.chunks_exact_mut(width));
-        for ((y, losses), (gradient, filtered)) in self.rows.zip(self.losses).zip(rows) {
+        for ((y, losses), (gradient, filtered)) in self.rows.zip(self.losses.iter_mut()).zip(rows) {
             total_variation::row_terms(row(y), below(y), self.slopes[0], to_right, to_below, terms);
             total_variation::add_gradient(from_above, to_right, to_below, gradient);
             from_above.copy_from_slice(to_below);
@@ -197,8 +198,8 @@ struct FollowGradient<'a> {
     /// The whole gradient, its rows filtered.
     filtered: &'a [f32],
     /// For each plane these rows of the image, the gradient and both moments.
-    values: [[&'a mut [f32]; 4]; 3],
-    freshness: &'a mut [f32],
+    values: [[Part<'a, f32>; 4]; 3],
+    freshness: Part<'a, f32>,
     length: StepLength,
     correction: f32,
 }
@@ -206,16 +207,17 @@ struct FollowGradient<'a> {
 impl Task for FollowGradient<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { size: (width, height), rows, filtered, values, freshness, length, correction } = self;
-        for (plane, [image, gradient, first_moment, second_moment]) in values.into_iter().enumerate() {
+        let Self { size: (width, height), rows, filtered, mut values, mut freshness, length, correction } = self;
+        for (plane, [image, gradient, first_moment, second_moment]) in values.iter_mut().enumerate() {
             let filtered = |y: usize| &filtered[(plane * height + y) * width..][..width];
             for (y, row) in rows.clone().zip(gradient.chunks_exact_mut(width)) {
                 let around = [y.saturating_sub(1), y, (y + 1).min(height - 1)];
                 smoothing::smooth_row(row, around.map(filtered));
             }
-            adam::Step { image, gradient, first_moment, second_moment, freshness, length, correction }.take();
+            adam::Step { image, gradient, first_moment, second_moment, freshness: &freshness, length, correction }
+                .take();
         }
-        adam::age(freshness);
+        adam::age(&mut freshness);
     }
 }
 
@@ -326,7 +328,7 @@ mod tests {
                 *first = 0.8 * *first + (1.0 - 0.8) * smoothed;
                 *second = 0.8 * *second + (1.0 - 0.8) * smoothed * smoothed;
                 let length = LENGTH.base + LENGTH.fresh * adam.freshness[at % pixels];
-                let direction = correction * *first / (*second * correction).sqrt();
+                let direction = correction * *first / ((*second * correction).sqrt() + 1e-12);
                 image.data_mut()[at] = (image.data()[at] - length * direction).clamp(0.0, 255.0);
             }
             adam.freshness.iter_mut().for_each(|freshness| *freshness = (freshness.powf(-0.5) + 0.0825).powi(-2));

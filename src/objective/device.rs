@@ -6,6 +6,7 @@ use crate::{Error, Result};
 
 /// Where the objective is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Device {
     /// The processor.
     #[default]

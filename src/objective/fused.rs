@@ -1,47 +1,45 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The objective on the processor: forward, losses and gradient in one go, in memory that is laid out once for each
+//! The objective on the processor: forward pass, losses and gradient in one, in memory that is laid out once for each
 //! size of image.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{
     Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start,
-    cpu_optimization::CpuOptimization,
+    cpu_optimization::CpuOptimization, packed::PackedNetwork,
 };
 use crate::{
     Error, Result,
     image::Image,
-    network::{self, Convolution, Layer, Vgg},
+    network::{self, Layer, Vgg},
     processor::{
-        Engine, Kind, LANES, Lanes, Parts, Processor,
-        kernels::{self, ContentTarget, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming, Shape},
+        Engine, LANES, Lanes, Processor,
+        kernels::{ContentTarget, Direction, Epilogue, GramMatrix, Incoming, Kernels, Shape},
     },
 };
 
 /// About what the kernels need in each thread, in bytes.
 const SCRATCH: usize = 5 << 20;
 
-/// The objective by the fastest kernels that the processor has. See [`Objective`].
-pub struct FusedObjective {
+/// The objective by a backend of kernels on the processor. See [`Objective`].
+pub(super) struct FusedObjective<K: Kernels> {
     weights: Arc<Vgg>,
     layers: LossLayers,
     engine: Engine,
-    first: Option<FirstConvolution>,
+    packed: Arc<PackedNetwork<K>>,
     steps: Vec<Step>,
-    /// Of each convolution but the first, forward and backward.
-    filters: Vec<[Filters; 2]>,
     workspace: Workspace,
-    /// For each step.
+    /// The targets of the style loss, for each step.
     style: Vec<Option<Target>>,
-    /// For each step.
+    /// The targets of the content loss, for each step.
     content: Vec<Option<Target>>,
     content_size: Option<(usize, usize)>,
     /// Memory for the summands of a loss.
     squares: Vec<f64>,
 }
 
-/// A convolution, with what is around it.
+/// A convolution with its ReLU, and the pooling before it.
 #[derive(Debug, Clone, Copy)]
 struct Step {
     layer: Layer,
@@ -49,12 +47,12 @@ struct Step {
     channels: usize,
     /// A pooling stands before it.
     pooled: bool,
-    /// Its output stays until its gradient takes its place: a loss looks at it, or a pooling whose gradient depends
-    /// on it. Of others it is enough to know where they are above zero.
+    /// Its output is kept until its gradient replaces it: a loss or the gradient of a pooling needs it. Of other
+    /// outputs it is enough to know where they are above zero.
     kept: bool,
 }
 
-/// Feature maps or a Gram matrix that the image shall have at a layer.
+/// The feature maps or the Gram matrix that the image is compared with at a layer.
 struct Target {
     values: Vec<Lanes>,
     squared_norm: f64,
@@ -74,73 +72,77 @@ struct Workspace {
     grams: Vec<Option<GramMatrix>>,
 }
 
-/// Where in the memory a step finds its input, puts its output, and later the gradient for its input.
+/// Where in the memory the input and the output of a step are, and later the gradient for its input.
 struct Places {
     input: Range<usize>,
     output: Range<usize>,
     gradient: Range<usize>,
 }
 
-impl FusedObjective {
+/// The objective by this backend.
+pub(super) fn open<K: Kernels>(
+    weights: Arc<Vgg>,
+    layers: LossLayers,
+    processor: Processor,
+) -> Result<Box<dyn Objective>> {
+    Ok(Box::new(FusedObjective::<K>::new(weights, layers, processor)?))
+}
+
+impl<K: Kernels> FusedObjective<K> {
     /// The objective with these weights.
     ///
     /// # Errors
     ///
     /// If the weights lack a layer of the network.
-    pub fn new(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
+    pub(super) fn new(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
         layers.check(&weights)?;
         let mut engine = Engine::new(processor);
-        let convolutions: Vec<_> = weights.up_to(layers.deepest()).collect();
-        let first = convolutions.first().map(|(_, first)| FirstConvolution::new(&engine, first, weights.mean()));
-        let mut pack = |(_, convolution): &(Layer, &Convolution)| {
-            [Direction::Forward, Direction::Backward].map(|direction| Filters::new(&mut engine, convolution, direction))
-        };
-        let filters = convolutions.iter().skip(1).map(&mut pack).collect();
+        let packed = PackedNetwork::of(&weights, &engine);
         let steps = Step::all(&weights, &layers);
+        packed.pack(&weights, &mut engine, steps.len());
         let none = || steps.iter().map(|_| None).collect();
         let (style, content) = (none(), none());
         let (workspace, content_size, squares) = (Workspace::default(), None, Vec::new());
-        Ok(Self { weights, layers, engine, first, steps, filters, workspace, style, content, content_size, squares })
+        Ok(Self { weights, layers, engine, packed, steps, workspace, style, content, content_size, squares })
     }
 
-    /// Makes the workspace one for images of `size`.
+    /// Lays out the workspace for images of `size`.
     fn lay_out(&mut self, size: (usize, usize)) {
         if self.workspace.size == size {
             return;
         }
-        // The old one goes before the new one comes.
+        // Free the old memory before the new is allocated.
         self.workspace = Workspace::default();
-        self.workspace = Workspace::new(size, self.engine.kind(), &self.steps, &self.layers);
+        self.workspace = Workspace::new::<K>(size, &self.steps, &self.layers);
     }
 
-    /// Takes `image` through the first `end` steps.
+    /// Computes the feature maps of `image` in the first `end` steps.
     fn forward(&mut self, image: &Image, end: usize) {
         self.lay_out(image.size());
-        let Self { engine, first, steps, filters, workspace, weights, .. } = self;
+        let Self { engine, packed, steps, workspace, weights, .. } = self;
         let Workspace { shapes, places, memory, positive, .. } = workspace;
         for (n, step) in steps.iter().enumerate().take(end) {
             let Places { input, output, .. } = &places[n];
-            let positive = (!step.kept).then(|| Parts::new(&mut positive[n]));
+            let positive = (!step.kept).then_some(&mut positive[n][..]);
             let Some(before) = n.checked_sub(1) else {
-                if let Some(first) = first {
-                    first.forward(engine, image.size(), image.data(), positive, &mut memory[output.clone()]);
-                }
+                let first = packed.first(weights, engine);
+                K::convolve_image(engine, image.size(), image.data(), first, positive, &mut memory[output.clone()]);
                 continue;
             };
             if step.pooled {
                 let (features, pooled) = read_and_write(memory, &places[before].output, input);
-                kernels::pool(engine, shapes[before], self.layers.pooling, features, pooled);
+                K::pool(engine, shapes[before], self.layers.pooling, features, pooled);
             }
             let epilogue = Epilogue::Relu { bias: &weights.convolutions()[n].bias, positive };
-            let [filters, _] = &filters[before];
+            let filters = packed.filters(weights, engine, n, Direction::Forward);
             let (input, output) = read_and_write(memory, input, output);
-            kernels::convolve(engine, step.input(shapes[before]), input, filters, epilogue, output);
+            K::convolve(engine, step.input(shapes[before]), input, filters, epilogue, output);
         }
     }
 
-    /// Takes the gradients of the losses at the first `end` steps back to the image.
-    fn backward(&mut self, end: usize, weights: &LossWeights, gradient: &mut Image) -> Losses {
-        let Self { engine, first, steps, filters, workspace, squares, .. } = self;
+    /// Computes the losses at the first `end` steps and their gradient for the image.
+    fn backward(&mut self, end: usize, loss_weights: &LossWeights, gradient: &mut Image) -> Losses {
+        let Self { engine, packed, steps, workspace, squares, .. } = self;
         let Workspace { shapes, places, memory, positive, grams, .. } = workspace;
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
         let (contents, styles) = (count(&self.content), count(&self.style));
@@ -151,11 +153,11 @@ impl FusedObjective {
             if step.kept {
                 let style = match (&self.style[n], &mut grams[n]) {
                     (Some(target), Some(gram)) => {
-                        gram.compute(engine, &memory[output.clone()]);
+                        K::compute_gram(engine, gram, &memory[output.clone()]);
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
-                        let slope = 4.0 * share * weights.style / (shape.positions() * shape.channels) as f64;
-                        let (distance, difference) = gram.difference(engine, &target.values, slope as f32);
+                        let slope = 4.0 * share * loss_weights.style / (shape.positions() * shape.channels) as f64;
+                        let (distance, difference) = K::gram_difference(engine, gram, &target.values, slope as f32);
                         losses.style += share * distance;
                         Some(difference)
                     }
@@ -164,7 +166,7 @@ impl FusedObjective {
                 let share = self.content[n].as_ref().map_or(0.0, |target| 1.0 / (contents * target.squared_norm));
                 let content = self.content[n].as_ref().map(|target| ContentTarget {
                     features: &target.values,
-                    slope: (2.0 * share * weights.content) as f32,
+                    slope: (2.0 * share * loss_weights.content) as f32,
                 });
                 let (incoming, features) = match steps[..end].get(n + 1) {
                     None => (Incoming::Nothing, &mut memory[output.clone()]),
@@ -176,27 +178,25 @@ impl FusedObjective {
                         }
                     }
                 };
-                losses.content +=
-                    share * kernels::gradient_at(engine, shape, features, style, content, incoming, squares);
+                losses.content += share * K::gradient_at(engine, shape, features, style, content, incoming, squares);
             }
             let Some(before) = n.checked_sub(1) else {
-                if let Some(first) = first {
-                    first.backward(engine, shape, &memory[output.clone()], gradient.data_mut());
-                }
+                let first = packed.first(&self.weights, engine);
+                K::image_gradient(engine, shape, &memory[output.clone()], first, gradient.data_mut());
                 break;
             };
             let epilogue = match steps[before].kept {
                 true => Epilogue::Plain,
                 false => Epilogue::Masked(&positive[before]),
             };
-            let [_, filters] = &filters[before];
+            let filters = packed.filters(&self.weights, engine, n, Direction::Backward);
             let (output, input) = read_and_write(memory, output, input);
-            kernels::convolve(engine, shape, output, filters, epilogue, input);
+            K::convolve(engine, shape, output, filters, epilogue, input);
         }
         losses
     }
 
-    /// How many steps it takes to pass the last that `is_wanted`.
+    /// The number of steps up to and with the last that `is_wanted`.
     fn end(&self, is_wanted: impl Fn(usize) -> bool) -> usize {
         (0..self.steps.len()).rev().find(|&n| is_wanted(n)).map_or(0, |last| last + 1)
     }
@@ -230,36 +230,36 @@ impl Step {
 }
 
 impl Workspace {
-    fn new(size: (usize, usize), kind: Kind, steps: &[Step], layers: &LossLayers) -> Self {
+    fn new<K: Kernels>(size: (usize, usize), steps: &[Step], layers: &LossLayers) -> Self {
         let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
-        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { kind.masks(*shape) }]).collect();
+        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { K::masks(*shape) }]).collect();
         let has_style = |step: &Step| layers.style_layers.contains(&step.layer);
         let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
-        let (places, len) = places(kind, steps, &shapes);
+        let (places, len) = places::<K>(steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
     }
 }
 
 /// The memory, in bytes, that an objective takes at most for images of the one size and styles of the other.
-pub(super) fn memory_for(
+pub(super) fn memory_for<K: Kernels>(
     weights: &Vgg,
     layers: &LossLayers,
     processor: &Processor,
     image: (usize, usize),
     style: (usize, usize),
 ) -> usize {
-    let (kind, steps) = (processor.kind(), Step::all(weights, layers));
+    let steps = Step::all(weights, layers);
     let workspace = |size| {
         let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
-        let positive = each().filter(|(step, _)| !step.kept).map(|(_, shape)| kind.masks(*shape) * size_of::<u16>());
-        places(kind, &steps, &shapes).1 * size_of::<Lanes>() + positive.sum::<usize>()
+        let positive = each().filter(|(step, _)| !step.kept).map(|(_, shape)| K::masks(*shape) * size_of::<u16>());
+        places::<K>(&steps, &shapes).1 * size_of::<Lanes>() + positive.sum::<usize>()
     };
     let sum = |wanted: &[Layer], bytes: &dyn Fn(&Step) -> usize| -> usize {
         steps.iter().filter(|step| wanted.contains(&step.layer)).map(bytes).sum()
     };
-    let content = sum(&layers.content_layers, &|step| kind.lanes(step.output(image)) * size_of::<Lanes>());
+    let content = sum(&layers.content_layers, &|step| K::lanes(step.output(image)) * size_of::<Lanes>());
     let styles = sum(&layers.style_layers, &|step| step.channels.pow(2) * size_of::<f32>());
     // In 16 bits, in both directions.
     let filters =
@@ -268,19 +268,19 @@ pub(super) fn memory_for(
     of_size(image).max(of_size(style)) + content + styles + filters.sum::<usize>() + processor.threads() * SCRATCH
 }
 
-/// Lays out the feature maps of all steps in a memory, and tells its length.
+/// Assigns places in a memory to the feature maps of all steps. Returns the length of the memory too.
 ///
-/// Outputs that are kept lie at the front, one behind the other. What lives from one step to the next only takes turns
-/// at the two ends of the rest, so that the last before an output that is kept is at the far end, out of its way. So an
-/// image's first and largest feature maps share their place with all that is deeper.
-fn places(kind: Kind, steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) {
-    let input_len = |n: usize| n.checked_sub(1).map_or(0, |before| kind.lanes(steps[n].input(shapes[before])));
-    // Up to where the outputs are kept that come before each step, and at the end those of all.
+/// Outputs that are kept lie at the front, one after the other. Those that only the next step needs alternate between
+/// the two ends of the rest, such that the last one before a kept output is at the far end and does not overlap it. So
+/// the first and largest feature maps share their memory with all deeper ones.
+fn places<K: Kernels>(steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) {
+    let input_len = |n: usize| n.checked_sub(1).map_or(0, |before| K::lanes(steps[n].input(shapes[before])));
+    // Where the kept outputs before each step end, and last where all kept outputs end.
     let mut fronts = vec![0];
     for (n, step) in steps.iter().enumerate() {
-        fronts.push(fronts[n] + if step.kept { kind.lanes(shapes[n]) } else { 0 });
+        fronts.push(fronts[n] + if step.kept { K::lanes(shapes[n]) } else { 0 });
     }
-    let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + kind.lanes(shapes[n])).max().unwrap_or(0);
+    let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + K::lanes(shapes[n])).max().unwrap_or(0);
     let passing = |n: usize| {
         let to_kept = steps[n..].iter().position(|step| step.kept).unwrap_or(0);
         let start = if to_kept.is_multiple_of(2) { len - input_len(n) } else { fronts[n] };
@@ -309,7 +309,7 @@ fn read_and_write<'a>(
     }
 }
 
-impl Objective for FusedObjective {
+impl<K: Kernels> Objective for FusedObjective<K> {
     fn kernel(&self) -> &'static str {
         self.engine.kind().name()
     }
@@ -325,7 +325,7 @@ impl Objective for FusedObjective {
         let mut result = Vec::new();
         for ((step, places), gram) in steps.iter().zip(&workspace.places).zip(&mut workspace.grams) {
             if let Some(gram) = gram {
-                gram.compute(engine, &workspace.memory[places.output.clone()]);
+                K::compute_gram(engine, gram, &workspace.memory[places.output.clone()]);
                 let values = gram.values().iter().flat_map(|lanes| lanes.0).collect();
                 result.push(Gram { layer: step.layer, values });
             }
@@ -365,7 +365,7 @@ impl Objective for FusedObjective {
         for (n, target) in self.content.iter_mut().enumerate() {
             if self.layers.content_layers.contains(&steps[n].layer) {
                 let features = &workspace.memory[workspace.places[n].output.clone()];
-                let squared_norm = kernels::squared_norm(engine, workspace.shapes[n], features, squares);
+                let squared_norm = K::squared_norm(engine, workspace.shapes[n], features, squares);
                 let target = target.get_or_insert_with(|| Target { values: Vec::new(), squared_norm });
                 target.squared_norm = squared_norm.max(SMALLEST_NORM);
                 features.clone_into(&mut target.values);
@@ -394,5 +394,66 @@ impl Objective for FusedObjective {
     fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
         let processor = self.engine.processor().clone();
         Ok(Box::new(CpuOptimization::new(self, &processor, start)?))
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::{
+        network::{Pooling, parse_layers},
+        objective::ReferenceObjective,
+        processor::kernels::amx::{Amx, tests},
+    };
+
+    fn picture((width, height): (usize, usize), seed: usize) -> Image {
+        let value = |n: usize| {
+            let (x, y) = ((n % width) as f32, (n / width) as f32);
+            128.0
+                + 70.0 * (0.3 * x + seed as f32).sin()
+                + 40.0 * (0.2 * y).cos()
+                + ((n * 7919 + seed) % 31) as f32 * 0.5
+        };
+        Image::from_planes(width, height, (0..3 * width * height).map(value).collect()).unwrap()
+    }
+
+    /// Also where there is no AMX: plain code stands in for its tiles. Other kinds are tested from outside.
+    #[test]
+    fn bfloat16_is_near_the_reference() {
+        let Some(processor) = tests::processor() else { return };
+        let weights = Vgg::built_in().unwrap();
+        for (size, pooling) in [((16, 16), Pooling::Max), ((21, 18), Pooling::Average)] {
+            let layers = LossLayers {
+                content_layers: parse_layers("relu3_3").unwrap(),
+                style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
+                pooling,
+            };
+            let evaluate = |objective: &mut dyn Objective| {
+                let grams = objective.grams(&picture((24, 17), 1)).unwrap();
+                objective.set_style(&grams).unwrap();
+                objective.set_content(&picture(size, 2)).unwrap();
+                let weights = LossWeights { content: 1.0, style: 10.0, ..LossWeights::default() };
+                let mut gradient = Image::filled(size.0, size.1, f32::NAN);
+                let losses = objective.evaluate(&picture(size, 3), &weights, &mut gradient).unwrap();
+                (losses, gradient)
+            };
+            let mut fused = FusedObjective::<Amx>::new(weights.clone(), layers.clone(), processor.clone()).unwrap();
+            let (losses, gradient) = evaluate(&mut fused);
+            let device = candle_core::Device::Cpu;
+            let mut reference =
+                ReferenceObjective::new(weights.clone(), layers, &device, DType::F32, processor.clone()).unwrap();
+            let (expected, expected_gradient) = evaluate(&mut reference);
+            let product = |a: &Image, b: &Image| -> f64 {
+                a.data().iter().zip(b.data()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+            };
+            let cosine = product(&gradient, &expected_gradient)
+                / (product(&gradient, &gradient) * product(&expected_gradient, &expected_gradient)).sqrt();
+            assert!(cosine > 0.995, "{size:?}: cosine {cosine}");
+            let off = |value: f64, expected: f64| (value - expected).abs() / expected;
+            assert!(off(losses.content, expected.content) < 0.02, "{losses:?} {expected:?}");
+            assert!(off(losses.style, expected.style) < 0.02, "{losses:?} {expected:?}");
+        }
     }
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What the optimization minimizes: how far an image is from the content and from the style, and in which direction
-//! it gets nearer.
+//! The losses that the optimization of an image minimizes, and the optimization itself.
 
 mod adam;
 mod cpu_optimization;
 mod device;
 mod fused;
+mod packed;
 mod reference;
 mod smoothing;
 mod temporal;
@@ -16,35 +16,36 @@ use std::sync::Arc;
 
 use candle_core::DType;
 
+#[cfg(target_arch = "x86_64")]
+use crate::processor::{Kind, kernels::Amx};
 use crate::{
     Error, Result,
     image::Image,
     network::{Layer, Pooling, Vgg},
-    processor::Processor,
+    processor::{Processor, kernels::Float32},
 };
 
 pub(crate) use adam::Memory;
 pub use adam::{Adam, StepLength};
 pub use device::Device;
-pub use fused::FusedObjective;
 pub use reference::ReferenceObjective;
 
-/// A target of all zeros, such as the features of a black image may be, would make a ratio infinite.
+/// Keeps the losses finite if a target is all zeros, as the features of a black image may be.
 const SMALLEST_NORM: f64 = 1e-20;
 
-/// Which feature maps are compared, and how they come about.
+/// The layers whose feature maps are compared, and the pooling between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LossLayers {
-    /// Layers at which the image shall have the feature maps of the content.
+    /// The layers of the content loss.
     pub content_layers: Vec<Layer>,
-    /// Layers at which the image shall have the Gram matrices of the style.
+    /// The layers of the style loss.
     pub style_layers: Vec<Layer>,
     /// The pooling between the blocks.
     pub pooling: Pooling,
 }
 
 impl LossLayers {
-    /// The deepest layer that either loss looks at; `None` if there is no layer at all.
+    /// The deepest layer of both losses; `None` if there is no layer at all.
     pub fn deepest(&self) -> Option<Layer> {
         self.content_layers.iter().chain(&self.style_layers).max().copied()
     }
@@ -59,7 +60,7 @@ impl LossLayers {
         weights.check_layers("style-layers", &self.style_layers)
     }
 
-    /// Checks that at every layer something is left of an image of `size`.
+    /// Checks that an image of `size` still has a position at the deepest layer.
     ///
     /// # Errors
     ///
@@ -80,6 +81,7 @@ impl LossLayers {
 /// It tells which features occur together, wherever in the picture that is (Gatys, Ecker and Bethge 2015, equation
 /// 3, here divided by the size of F so that images of all sizes can be compared).
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Gram {
     /// The layer of the feature maps.
     pub layer: Layer,
@@ -193,7 +195,7 @@ pub trait Objective: Send {
     /// Makes the feature maps of `content` the target of the content loss.
     fn set_content(&mut self, content: &Image) -> Result<()>;
 
-    /// What computes it, for people who compare speeds.
+    /// The name of the kernels that compute it.
     fn kernel(&self) -> &'static str;
 
     /// How many threads compute it.
@@ -228,25 +230,39 @@ pub trait Optimization {
     fn finish(self: Box<Self>) -> Result<(Image, Adam)>;
 }
 
+/// Calls a function with the backend for this processor's kind of instructions.
+macro_rules! with_kernels {
+    ($processor:expr, $($function:ident)::+($($argument:expr),*)) => {
+        match $processor.kind() {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => $($function)::+::<Amx>($($argument),*),
+            _ => $($function)::+::<Float32>($($argument),*),
+        }
+    };
+}
+
 /// The fastest objective there is on this device. One on the processor shares its threads.
 ///
 /// # Errors
 ///
-/// If the weights lack a layer of the network, or the device cannot be used.
+/// If the weights lack a layer, or the device cannot be used.
 pub fn open(
     weights: Arc<Vgg>,
     layers: LossLayers,
     device: Device,
     processor: &Processor,
 ) -> Result<Box<dyn Objective>> {
-    Ok(match device {
-        Device::Cpu => Box::new(FusedObjective::new(weights, layers, processor.clone())?),
-        device => Box::new(ReferenceObjective::new(weights, layers, &device.open()?, DType::F32, processor.clone())?),
-    })
+    match device {
+        Device::Cpu => with_kernels!(processor, fused::open(weights, layers, processor.clone())),
+        device => {
+            let (device, processor) = (device.open()?, processor.clone());
+            Ok(Box::new(ReferenceObjective::new(weights, layers, &device, DType::F32, processor)?))
+        }
+    }
 }
 
-/// The memory, in bytes, that an objective [opened](open) in this way takes at most for images of the size `image`, with
-/// a style taken at the size `style`. `None` if that is not known, as on a GPU, which has a memory of its own.
+/// The memory, in bytes, that an objective [opened](open) in this way takes at most for images of the size `image`,
+/// with a style taken at the size `style`. `None` if that is not known, as on a GPU, which has a memory of its own.
 pub(crate) fn memory_for(
     weights: &Vgg,
     layers: &LossLayers,
@@ -255,5 +271,6 @@ pub(crate) fn memory_for(
     image: (usize, usize),
     style: (usize, usize),
 ) -> Option<usize> {
-    (device == Device::Cpu).then(|| fused::memory_for(weights, layers, processor, image, style))
+    (device == Device::Cpu)
+        .then(|| with_kernels!(processor, fused::memory_for(weights, layers, processor, image, style)))
 }

@@ -35,19 +35,19 @@ pub struct ReferenceObjective {
     content: Vec<Target>,
 }
 
-/// A step on the way of an image through VGG.
+/// A stage of VGG.
 enum Stage {
     Convolution {
         layer: Layer,
         forward: Conv2d,
-        /// Takes the gradient of the output to the gradient of the input: the same convolution with each kernel
-        /// turned by half a turn and inputs and outputs swapped.
+        /// Computes the gradient of the input from that of the output: the same convolution with each kernel rotated by
+        /// 180 degrees, and with inputs and outputs swapped.
         backward: Conv2d,
     },
     Pooling(Pooling),
 }
 
-/// Feature maps or a Gram matrix that the image shall have at a layer.
+/// The feature maps or the Gram matrix that the image is compared with at a layer.
 struct Target {
     layer: Layer,
     value: Tensor,
@@ -252,7 +252,7 @@ impl Stage {
     }
 }
 
-/// Hands the gradient of each maximum to the pixel it was taken from, the first one in reading order if several of
+/// Gives the gradient of each maximum to the pixel that it was taken from: the first in reading order, if several of
 /// the four have it.
 fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = output.dims4()?;
@@ -270,8 +270,8 @@ fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> R
     unpool(&parts, input)
 }
 
-/// Puts four tensors, for the upper left, upper right, lower left and lower right pixel of each window, back between
-/// each other. A last row or column that no window covers becomes zero.
+/// Interleaves four tensors, for the upper left, upper right, lower left and lower right pixel of each window. A last
+/// row or column that no window covers becomes zero.
 fn unpool(parts: &[Tensor], input: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = input.dims4()?;
     let (_, _, half_height, half_width) = parts[0].dims4()?;

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The matrix product at the bottom of nearly everything.
+//! The matrix product that most kernels spend their time in.
 //!
-//! A matrix lies like feature maps do: in blocks of sixteen columns (channels), in each block one [`Lanes`] for every
-//! row (position). So the products read and write feature maps as they are.
+//! Matrices have the layout of feature maps: blocks of sixteen columns (channels), in each block one [`Lanes`] for
+//! every row (position). So the products read and write feature maps directly.
 
 use super::vector::{LANES, Lanes, Vector};
 
-/// `c = a b`, or `c += a b`, with `b` packed in panels of [`Vector::COLUMNS`] blocks of columns: `[panel][row of b][block]`.
+/// `c = a b`, or `c += a b`, with `b` packed in panels of [`Vector::COLUMNS`] blocks of columns: `[panel][row of
+/// b][block]`.
 ///
-/// Every number of `c` is summed in the order of the rows of `b`, however the rows of `a` are divided among tiles:
-/// the results do not depend on who computes what.
+/// Every number of `c` is summed in the order of the rows of `b`, however the rows of `a` are divided among tiles. So
+/// the results do not depend on how the work is divided among threads.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub a: *const Lanes,

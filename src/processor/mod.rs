@@ -13,32 +13,36 @@ mod detect;
 #[doc(hidden)]
 pub mod kernels;
 mod matrix;
+mod parts;
 mod portable;
 mod threads;
 mod vector;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::{Error, Result};
 
 #[doc(hidden)]
 pub use detect::{available, detect};
-#[doc(hidden)]
-pub use threads::Parts;
+pub(crate) use parts::{Part, Parts};
 use threads::Pool;
 #[doc(hidden)]
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector, numbers};
 
-/// What the processor computes feature maps in. The image, its gradient and the losses are always float32 or more.
+/// The number format of feature maps. The image, its gradient and the losses are always float32 or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Precision {
     /// The fastest there is: [`Bf16`](Self::Bf16) with AMX, else [`F32`](Self::F32).
     #[default]
     Auto,
     /// 32-bit floating point.
     F32,
-    /// bfloat16, float32 with its last 16 bits rounded away, with sums in float32. Needs a processor with AMX.
+    /// bfloat16, which is float32 without its last 16 bits, with sums in float32. Needs a processor with AMX.
     Bf16,
 }
 
@@ -53,10 +57,10 @@ impl Precision {
     }
 }
 
-/// A family of instructions that the kernels can be made of.
+/// The instructions that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// AMX in bfloat16, with AVX-512 for what is no product of matrices.
+    /// AMX in bfloat16, and AVX-512 for everything but matrix products.
     #[cfg(target_arch = "x86_64")]
     Amx,
     /// AVX-512 in float32.
@@ -65,7 +69,7 @@ pub enum Kind {
     /// AVX2, FMA and F16C in float32.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// What every processor of the target has, in float32.
+    /// Plain code in float32, for every processor of the target.
     Portable,
 }
 
@@ -94,7 +98,7 @@ impl Kind {
         }
     }
 
-    /// What the feature maps are made of.
+    /// The number format of its feature maps.
     pub fn precision(self) -> Precision {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -128,7 +132,7 @@ impl Kind {
         }
     }
 
-    /// Does the work with the instructions of this kind.
+    /// Runs a task with the instructions of this kind.
     #[inline]
     pub(crate) fn run(self, task: impl Task) {
         match self {
@@ -143,7 +147,7 @@ impl Kind {
     }
 }
 
-/// The threads and the instructions that everything is computed with. Clones share the threads.
+/// The threads and instructions that everything is computed with. Clones share the threads.
 #[derive(Clone)]
 pub struct Processor {
     kind: Kind,
@@ -151,16 +155,21 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// So many threads, 0 being as many as run at a time, that use the best instructions there are.
+    /// How many threads there can be, besides 0.
+    pub const THREADS: RangeInclusive<usize> = 1..=1024;
+
+    /// A processor with this many threads, 0 being as many as run at a time, and the best instructions there are.
     ///
     /// # Errors
     ///
-    /// If `NEURALSTYLE_CPU` asks for instructions that cannot be had, or the system has no more threads to give.
+    /// [`Error::Processor`] if `NEURALSTYLE_CPU` asks for instructions that cannot be had, [`Error::Setting`] if the
+    /// number is not in the range of [`THREADS`](Self::THREADS), or [`Error::Threads`] if the system has no more
+    /// threads to give.
     pub fn detect(threads: usize) -> Result<Self> {
         Self::with_precision(threads, Precision::Auto)
     }
 
-    /// The same with the best instructions that compute feature maps in this precision.
+    /// A processor with the best instructions that compute feature maps in this precision.
     ///
     /// # Errors
     ///
@@ -169,11 +178,11 @@ impl Processor {
         Self::new(detect(precision)?, threads)
     }
 
-    /// The same with instructions of one of the [available] kinds.
+    /// A processor with the instructions of one of the [available] kinds.
     ///
     /// # Errors
     ///
-    /// If the system has no more threads to give.
+    /// Those of [`detect`](Self::detect) for the number of threads.
     ///
     /// # Panics
     ///
@@ -181,14 +190,21 @@ impl Processor {
     #[doc(hidden)]
     pub fn new(kind: Kind, threads: usize) -> Result<Self> {
         assert!(kind.is_supported(), "this processor does not have {}", kind.name());
+        if threads != 0 && !Self::THREADS.contains(&threads) {
+            return Err(Error::Setting {
+                setting: "threads",
+                value: threads.to_string(),
+                expected: "between 0 and 1024",
+            });
+        }
         Ok(Self { kind, pool: Arc::new(Pool::new(threads).map_err(Error::Threads)?) })
     }
 
-    /// The same instructions with other threads.
+    /// A processor with the same instructions and other threads.
     ///
     /// # Errors
     ///
-    /// If the system has no more threads to give.
+    /// Those of [`detect`](Self::detect) for the number of threads.
     pub fn with_threads(&self, threads: usize) -> Result<Self> {
         Self::new(self.kind, threads)
     }
@@ -199,16 +215,16 @@ impl Processor {
     }
 
     /// The kind of instructions.
-    pub(crate) fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// What the instructions are called.
+    /// The name of the instructions, as in `NEURALSTYLE_CPU`.
     pub fn name(&self) -> &'static str {
         self.kind.name()
     }
 
-    /// What feature maps are made of.
+    /// The number format of feature maps.
     pub fn precision(&self) -> Precision {
         self.kind.precision()
     }
@@ -252,8 +268,8 @@ impl Engine {
         &self.processor
     }
 
-    /// Calls `job` with each number up to `count` and with memory for itself, of `scratch` lanes and undefined
-    /// content.
+    /// Calls `job` on all threads, once for each number below `count`, with memory of `scratch` lanes whose content is
+    /// undefined.
     pub(crate) fn for_each(&mut self, count: usize, scratch: usize, job: impl Fn(usize, &mut [Lanes]) + Sync) {
         for memory in &mut self.scratch {
             let memory = memory.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -266,5 +282,19 @@ impl Engine {
             let mut memory = memories[worker].lock().unwrap_or_else(PoisonError::into_inner);
             job(number, &mut memory[..scratch]);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_out_of_range_are_refused() {
+        for threads in [1025, usize::MAX] {
+            let Err(error) = Processor::detect(threads) else { panic!("{threads} threads") };
+            assert_eq!(error.to_string(), format!("threads is {threads}: it must be between 0 and 1024"));
+        }
+        assert_eq!(Processor::detect(3).unwrap().threads(), 3);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Plain Rust, which the compiler turns into what vector instructions the target surely has.
+//! Plain Rust, which the compiler vectorizes with instructions that every processor of the target has.
 
 use std::array;
 

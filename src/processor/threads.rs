@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The threads that compute: a pool that sleeps when there is nothing to do and allocates nothing when there is.
+//! The pool of threads that compute. Idle threads sleep, and running jobs allocates nothing.
 
 use std::{
     hint::spin_loop,
     io,
     marker::PhantomData,
-    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -16,16 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Kind, vector::Task};
+use super::{Kind, parts::Parts, vector::Task};
 
 /// What a job is called with: the number of the worker and that of the job.
 type Job = dyn Fn(usize, usize) + Sync;
 
-/// How long a thread looks out for what it waits for before it sleeps: about as long as it takes to wake up. Many rounds
-/// follow each other faster.
+/// How long a thread spins before it sleeps: about as long as waking up takes. Many rounds follow each other faster.
 const PATIENCE: Duration = Duration::from_micros(50);
 
-/// Threads that share the jobs of one [`run`](Pool::run) at a time, with the one that calls it.
+/// Threads that share the jobs of one [`run`](Pool::run) at a time with the thread that calls it.
 pub struct Pool {
     turns: Turns,
     shared: Arc<Shared>,
@@ -37,15 +35,15 @@ struct Shared {
     wake: Condvar,
     done: Condvar,
     next: AtomicUsize,
-    /// Number of the round. Like `busy` it changes only while the state is locked, but is looked at without.
+    /// Number of the round. Like `busy` it is changed only while the state is locked, but read without the lock.
     round: AtomicU64,
-    /// Workers that have begun.
+    /// Workers that take jobs of the round.
     busy: AtomicUsize,
 }
 
 #[derive(Default)]
 struct State {
-    /// What may be begun in this round.
+    /// The jobs of this round; `None` when it ends.
     work: Option<Work>,
     panicked: bool,
     closing: bool,
@@ -61,7 +59,7 @@ struct Work {
 unsafe impl Send for Work {}
 
 impl Pool {
-    /// A pool of so many threads, among them that which calls [`run`](Self::run); 0 is one for each processor.
+    /// A pool of this many threads, including the one that calls [`run`](Self::run); 0 is one for each processor.
     ///
     /// # Errors
     ///
@@ -90,10 +88,10 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `job` for all numbers up to `count` and waits for the last.
+    /// Runs `job` for all numbers below `count` and waits for the last.
     ///
-    /// This thread does not wait for others to wake up: it takes jobs itself, and workers help as soon as they can. When
-    /// there are none left, only those are waited for that have begun.
+    /// This thread takes jobs itself, and workers help as soon as they wake up. When no job is left, it waits only for
+    /// workers that have begun one.
     ///
     /// # Panics
     ///
@@ -116,7 +114,7 @@ impl Pool {
             self.shared.take_jobs(work, 0)
         };
         let idle = || self.shared.busy.load(Ordering::Relaxed) == 0;
-        look_out(idle);
+        spin_until(idle);
         let mut state = self.shared.lock();
         state.work = None;
         while !idle() {
@@ -138,22 +136,22 @@ impl Pool {
         let tasks = Parts::new(&mut tasks);
         self.run(count, &|_, number| {
             // SAFETY: no other job has this number.
-            let task = unsafe { tasks.part(number..number + 1) };
+            let mut task = unsafe { tasks.part(number..number + 1) };
             task.iter_mut().filter_map(Option::take).for_each(|task| kind.run(task));
         });
     }
 }
 
-/// Lets one thread in at a time, in the order in which they come. A mutex may let the same one in again and again, so
-/// that a style that is being prepared would hold up the frames.
+/// A fair lock: threads get it in the order in which they ask. A mutex may go to the same thread again and again, so
+/// that the preparation of a style would hold up the frames.
 #[derive(Default)]
 struct Turns {
-    /// The number of the next thread to come, and of that whose turn it is.
+    /// The number of the next thread to ask, and that of the thread whose turn it is.
     numbers: Mutex<(u64, u64)>,
     over: Condvar,
 }
 
-/// The turn of a thread, which ends with it.
+/// The turn of a thread. It ends when this is dropped.
 struct Turn<'a>(&'a Turns);
 
 impl Turns {
@@ -191,7 +189,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs jobs until there are none left. Tells whether one panicked; others go on.
+    /// Runs jobs until none is left or one panics, and returns whether one did.
     fn take_jobs(&self, Work { job, count }: Work, worker: usize) -> bool {
         let jobs = || {
             // SAFETY: `Pool::run` waits for whoever has begun before the job goes away.
@@ -234,28 +232,28 @@ fn work(shared: &Shared, worker: usize) {
             shared.done.notify_one();
         }
         drop(state);
-        look_out(|| round() != seen);
+        spin_until(|| round() != seen);
         state = shared.lock();
     }
 }
 
-/// Waits for something, but not for long.
-fn look_out(seen: impl Fn() -> bool) {
+/// Spins until a condition holds, but not for long.
+fn spin_until(condition: impl Fn() -> bool) {
     let began = Instant::now();
-    while !seen() && began.elapsed() < PATIENCE {
+    while !condition() && began.elapsed() < PATIENCE {
         spin_loop();
     }
 }
 
-/// While it lives this thread takes numbers too small for the normal format for zero. They cost a hundred times the time
-/// of others and mean nothing here.
+/// While it lives, this thread flushes denormal numbers to zero. They take a hundred times as long as others and mean
+/// nothing here.
 struct Flushing {
     before: u64,
-    /// It belongs to its thread.
+    /// It must stay in its thread.
     _here: PhantomData<*const ()>,
 }
 
-/// The bits of the control register that let such results, and operands, be zero.
+/// The bits of the control register that flush denormal results and operands to zero.
 const FLUSH: u64 = if cfg!(target_arch = "x86_64") {
     1 << 15 | 1 << 6
 } else if cfg!(target_arch = "aarch64") {
@@ -306,49 +304,6 @@ fn set_control(control: u64) {
     #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!("msr fpcr, {}", in(reg) control, options(nomem, nostack));
-    }
-}
-
-/// A slice that the jobs of one round write to, each in places of its own.
-#[derive(Clone, Copy)]
-pub struct Parts<'a, T> {
-    start: *mut T,
-    len: usize,
-    slice: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: it is a `&mut [T]` whose users promise not to touch the same places.
-unsafe impl<T: Send> Send for Parts<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Parts<'_, T> {}
-
-impl<'a, T> Parts<'a, T> {
-    pub fn new(slice: &'a mut [T]) -> Self {
-        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
-    }
-
-    /// Whether it is a slice of this length.
-    pub fn has_length(&self, length: usize) -> bool {
-        self.len == length
-    }
-
-    /// One part of the slice.
-    ///
-    /// # Safety
-    ///
-    /// No other reference to any of it may be alive.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    pub unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: the range is inside the slice, and the caller vouches for the rest.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
-    }
-
-    /// Where the slice begins, to reach places that are far apart.
-    #[inline(always)]
-    pub fn as_ptr(&self) -> *mut T {
-        self.start
     }
 }
 
@@ -435,7 +390,8 @@ mod tests {
         // Hundredths of a second that this thread has computed.
         let used = || -> u64 {
             let status = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            // The name, which comes before, ends with the last bracket; times of user and system are 12th and 13th after it.
+            // The name, which comes before, ends with the last bracket; times of user and system are 12th and 13th
+            // after it.
             let fields = status.rsplit_once(')').unwrap().1.split_whitespace();
             fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
         };

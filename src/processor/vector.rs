@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Sixteen numbers at a time: the unit in which all data lies and the operations that every kernel is made of.
+//! Vectors of sixteen numbers: how they lie in memory, and the operations that every kernel is made of.
 
 use half::f16;
 
@@ -17,12 +17,12 @@ impl Lanes {
     pub const ZERO: Self = Self([0.0; LANES]);
 }
 
-/// Sixteen numbers in half the memory, and with eleven bits instead of 24.
+/// Sixteen numbers in half precision: half the memory, and 11 significant bits instead of 24.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[repr(C, align(32))]
 pub struct HalfLanes(pub [f16; LANES]);
 
-/// All numbers of a row of [`Lanes`].
+/// The numbers in a slice of [`Lanes`].
 pub fn numbers(lanes: &mut [Lanes]) -> &mut [f32] {
     // SAFETY: `Lanes` is an array of sixteen f32 without padding, and the borrow is handed on.
     unsafe { std::slice::from_raw_parts_mut(lanes.as_mut_ptr().cast(), lanes.len() * LANES) }
@@ -30,16 +30,16 @@ pub fn numbers(lanes: &mut [Lanes]) -> &mut [f32] {
 
 /// Sixteen numbers in registers.
 ///
-/// The methods of a type may use instructions that not every processor has. They are reached by
-/// [`Kind::run`](super::Kind::run) alone, which runs a kind only where it was detected.
+/// The methods may use instructions that not every processor has. Only [`Kind::run`](super::Kind::run) calls them, for
+/// kinds that were detected.
 pub trait Vector: Copy {
-    /// Rows of a tile of a matrix product: with [`COLUMNS`](Self::COLUMNS) as many as the registers hold.
+    /// Rows of a tile of a matrix product: as many as the registers hold with [`COLUMNS`](Self::COLUMNS).
     const ROWS: usize;
     /// Columns of a tile of a matrix product, in [`Lanes`].
     const COLUMNS: usize;
 
     fn load(from: &Lanes) -> Self;
-    /// The same numbers in full length. Those too small for the normal half format may become zero.
+    /// The numbers in float32. Denormal ones may become zero.
     fn widen(from: &HalfLanes) -> Self;
     fn store(self, to: &mut Lanes);
     fn splat(value: f32) -> Self;
@@ -68,7 +68,7 @@ pub trait Vector: Copy {
 
 /// Work written once for all kinds of vectors.
 ///
-/// `run` and all that it calls must be `inline(always)`: only code inlined into the entry point of a kind is
+/// `run` and all that it calls must be `inline(always)`: only code that is inlined into the entry point of a kind is
 /// compiled for its instructions.
 pub trait Task {
     fn run<V: Vector>(self);

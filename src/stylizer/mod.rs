@@ -43,13 +43,12 @@ use warm_start::History;
 /// Paints frames in the manner of a style image. Each frame starts from the painted one before it.
 ///
 /// ```no_run
-/// use std::sync::Arc;
 /// use gstneuralstyle::{
 ///     Processor, image::{Frame, PackedFormat}, network::Vgg, objective::Device, style, stylizer::{Settings, Stylizer},
 /// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (weights, processor) = (Arc::new(Vgg::built_in()?), Processor::detect(0)?);
+/// let (weights, processor) = (Vgg::built_in()?, Processor::detect(0)?);
 /// let mut stylizer = Stylizer::new(weights, Device::Cpu, processor, Settings::default())?;
 /// stylizer.set_style(style::load("painting.jpg")?)?;
 /// let mut photo = image::open("photo.jpg")?.into_rgb8();

@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The convolution of the image itself, whose three channels are too few for the ways of the others. It is computed in
-//! float32 by all kinds: in bfloat16, a pixel would be off by up to half a level.
+//! The convolution of the image itself, whose three channels are too few for the algorithms of the others. All backends
+//! compute it in float32: in bfloat16, a pixel would be off by up to half a level.
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
 use super::{Convolution, Shape};
-use crate::processor::{Engine, Kind, LANES, Lanes, Parts, Precision, Task, Vector, matrix::Product, vector::numbers};
+use crate::processor::{Engine, LANES, Lanes, Parts, Task, Vector, matrix::Product, numbers};
 
-const PLANES: usize = 3;
+pub(super) const PLANES: usize = 3;
 const TAPS: usize = 9;
 /// Blocks of the products of a gradient with all taps of all planes.
 const TAP_BLOCKS: usize = (PLANES * TAPS).div_ceil(LANES);
 /// Rows of the image for which a job computes the gradient.
-const BAND: usize = 8;
+pub(super) const BAND: usize = 8;
 
-/// The first convolution of VGG, ready for one kind of kernels.
+/// The first convolution of VGG, packed for one kind of vectors.
 pub struct FirstConvolution {
     outputs: usize,
     mean: [f32; PLANES],
@@ -45,87 +43,50 @@ impl FirstConvolution {
         Self { outputs, mean, bias: convolution.bias.clone(), forward, backward }
     }
 
-    /// Convolves the planes of an image, with the bias added and what is negative made zero. One bit for each number
-    /// tells if it is above zero.
-    pub fn forward(
-        &self,
-        engine: &mut Engine,
-        (width, height): (usize, usize),
-        image: &[f32],
-        positive: Option<Parts<u16>>,
-        output: &mut [Lanes],
-    ) {
-        let shape = Shape { channels: self.outputs, height, width };
-        assert_eq!(image.len(), PLANES * shape.positions());
-        let kind = engine.kind();
-        assert_eq!(output.len(), kind.lanes(shape));
-        assert!(positive.is_none_or(|positive| positive.has_length(kind.masks(shape))));
-        let output = Parts::new(output);
-        let padded_len = (PLANES * 3 * row_pitch(width)).div_ceil(LANES);
-        engine.for_each(height, padded_len + sums_len(kind, shape, 1), |row, scratch| {
-            let (padded, _sums) = scratch.split_at_mut(padded_len);
-            let (start, step, padded) = (row * width, shape.positions(), numbers(padded));
-            let task = Forward { first: self, shape, image, positive, output, start, step, row, padded };
-            match kind {
-                #[cfg(target_arch = "x86_64")]
-                Kind::Amx => {
-                    let row_of_sums = Parts::new(&mut *_sums);
-                    kind.run(Forward { positive: None, output: row_of_sums, start: 0, step: width, ..task });
-                    // SAFETY: this kind is supported.
-                    unsafe { amx::narrow_row(shape, row, _sums, positive, output) };
-                }
-                _ => kind.run(task),
-            }
-        });
-    }
-
-    /// The gradient for the planes of the image, from that for the output, which is zero where the output is.
-    pub fn backward(&self, engine: &mut Engine, shape: Shape, gradient: &[Lanes], image: &mut [f32]) {
-        let kind = engine.kind();
-        assert_eq!(image.len(), PLANES * shape.positions());
-        assert_eq!(gradient.len(), kind.lanes(shape));
-        let image = Parts::new(image);
-        let products_len = TAP_BLOCKS * (BAND + 2) * shape.width;
-        let scratch = products_len + sums_len(kind, shape, BAND + 2);
-        engine.for_each(shape.height.div_ceil(BAND), scratch, |band, scratch| {
-            let (products, _sums) = scratch.split_at_mut(products_len);
-            let around = (band * BAND).saturating_sub(1)..shape.height.min((band + 1) * BAND + 1);
-            let (gradient, step) = match kind {
-                #[cfg(target_arch = "x86_64")]
-                Kind::Amx => {
-                    // SAFETY: this kind is supported.
-                    unsafe { amx::widen_rows(shape, around.clone(), gradient, _sums) };
-                    (&*_sums, around.len() * shape.width)
-                }
-                _ => (&gradient[around.start * shape.width..], shape.positions()),
-            };
-            kind.run(Backward { shape, first: self, gradient, step, image, band, around, products });
-        });
+    /// The shape of its output for an image of this width and height.
+    pub(super) fn shape(&self, (width, height): (usize, usize)) -> Shape {
+        Shape { channels: self.outputs, height, width }
     }
 }
 
-/// [`Lanes`] for so many rows of feature maps in float32, if the feature maps themselves are something else.
-fn sums_len(kind: Kind, shape: Shape, rows: usize) -> usize {
-    if kind.precision() == Precision::F32 { 0 } else { rows * shape.blocks() * shape.width }
+/// [`Lanes`] of scratch memory for [`Forward`].
+pub(super) fn forward_scratch(width: usize) -> usize {
+    (PLANES * 3 * row_pitch(width)).div_ceil(LANES)
 }
 
-/// Numbers from one row of the padded image to the next: what the last tile reads beyond the end is there.
+/// [`Lanes`] of scratch memory for [`Backward`].
+pub(super) fn backward_scratch(width: usize) -> usize {
+    TAP_BLOCKS * (BAND + 2) * width
+}
+
+/// The rows of the gradient that a band of the image depends on: the band, and a row on either side.
+pub(super) fn rows_around(band: usize, height: usize) -> Range<usize> {
+    (band * BAND).saturating_sub(1)..height.min((band + 1) * BAND + 1)
+}
+
+/// Numbers from one row of the padded image to the next. They include what the last tile reads beyond the end.
 fn row_pitch(width: usize) -> usize {
     width + 32
 }
 
-struct Forward<'a> {
-    first: &'a FirstConvolution,
-    shape: Shape,
-    image: &'a [f32],
-    positive: Option<Parts<'a, u16>>,
-    output: Parts<'a, Lanes>,
-    /// Where the row begins in the first block of the output, and how far it is from a block to the next.
-    start: usize,
-    step: usize,
-    row: usize,
-    /// Of each plane the three rows around this one, minus the mean, with zeros around the image.
-    padded: &'a mut [f32],
+/// Computes a row of the output: the bias is added and negative results become zero.
+pub(super) struct Forward<'a> {
+    pub(super) first: &'a FirstConvolution,
+    pub(super) size: (usize, usize),
+    /// All planes.
+    pub(super) image: &'a [f32],
+    pub(super) row: usize,
+    /// Memory of [`forward_scratch`]: of each plane the three rows around this one, minus the mean, with zeros around
+    /// the image.
+    pub(super) padded: &'a mut [Lanes],
+    /// No other job writes to this row of it.
+    pub(super) output: &'a Parts<'a, Lanes>,
+    /// One bit for each number of the output.
+    pub(super) positive: Option<&'a Parts<'a, u16>>,
+    /// Where the row begins in the first block of the output.
+    pub(super) start: usize,
+    /// From a block of the output to the next.
+    pub(super) step: usize,
 }
 
 impl Task for Forward<'_> {
@@ -141,8 +102,8 @@ impl Task for Forward<'_> {
 impl Forward<'_> {
     #[inline(always)]
     fn pad(&mut self) {
-        let Shape { height, width, .. } = self.shape;
-        for (n, target) in self.padded.chunks_exact_mut(row_pitch(width)).take(PLANES * 3).enumerate() {
+        let (width, height) = self.size;
+        for (n, target) in numbers(self.padded).chunks_exact_mut(row_pitch(width)).take(PLANES * 3).enumerate() {
             let (plane, y) = (n / 3, self.row + n % 3);
             target.fill(0.0);
             if (1..=height).contains(&y) {
@@ -155,8 +116,9 @@ impl Forward<'_> {
 
     /// The row of `COLUMNS` blocks of the output, `ROWS` positions at a time.
     #[inline(always)]
-    fn row<V: Vector, const ROWS: usize, const COLUMNS: usize>(&self, panel: usize) {
-        let Shape { width, .. } = self.shape;
+    fn row<V: Vector, const ROWS: usize, const COLUMNS: usize>(&mut self, panel: usize) {
+        let (width, _) = self.size;
+        let padded = numbers(self.padded);
         let weights = &self.first.forward[panel * PLANES * TAPS * COLUMNS..][..PLANES * TAPS * COLUMNS];
         let zero = V::splat(0.0);
         let mut bias = [zero; COLUMNS];
@@ -168,7 +130,7 @@ impl Forward<'_> {
         for left in (0..width).step_by(ROWS) {
             let mut sums = [bias; ROWS];
             for (row, weights) in weights.chunks_exact(3 * COLUMNS).enumerate() {
-                let pixels = &self.padded[row * row_pitch(width) + left..][..ROWS + 2];
+                let pixels = &padded[row * row_pitch(width) + left..][..ROWS + 2];
                 for (tap, weights) in weights.chunks_exact(COLUMNS).enumerate() {
                     let mut columns = [zero; COLUMNS];
                     for (column, weight) in columns.iter_mut().zip(weights) {
@@ -186,13 +148,13 @@ impl Forward<'_> {
             for n in 0..COLUMNS {
                 let start = (panel * COLUMNS + n) * self.step + self.start + left;
                 // SAFETY: no other job has this row.
-                let outputs = unsafe { self.output.part(start..start + visible) };
+                let mut outputs = unsafe { self.output.part(start..start + visible) };
                 for (output, sums) in outputs.iter_mut().zip(&sums) {
                     sums[n].max(zero).store(output);
                 }
                 if let Some(positive) = self.positive {
                     // SAFETY: as for the outputs.
-                    let bits = unsafe { positive.part(start..start + visible) };
+                    let mut bits = unsafe { positive.part(start..start + visible) };
                     for (bits, sums) in bits.iter_mut().zip(&sums) {
                         *bits = sums[n].above(zero);
                     }
@@ -202,48 +164,49 @@ impl Forward<'_> {
     }
 }
 
-struct Backward<'a> {
-    first: &'a FirstConvolution,
-    shape: Shape,
-    /// The rows `around` of the first block.
-    gradient: &'a [Lanes],
-    /// How far it is to the next.
-    step: usize,
-    image: Parts<'a, f32>,
-    band: usize,
-    /// The band, and a row on either side.
-    around: Range<usize>,
-    /// Those of the gradient at each position of these rows with all taps.
-    products: &'a mut [Lanes],
+/// Computes a band of the gradient for the image.
+pub(super) struct Backward<'a> {
+    pub(super) first: &'a FirstConvolution,
+    pub(super) size: (usize, usize),
+    pub(super) band: usize,
+    /// The gradient for the output in the first block, from the first of the [`rows_around`] the band on.
+    pub(super) gradient: &'a [Lanes],
+    /// From a block of the gradient to the next.
+    pub(super) step: usize,
+    /// Memory of [`backward_scratch`]: the products of the gradient at each position of these rows with all taps.
+    pub(super) products: &'a mut [Lanes],
+    /// All planes. No other job writes to this band of it.
+    pub(super) image: &'a Parts<'a, f32>,
 }
 
 impl Task for Backward<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Shape { height, width, .. } = self.shape;
+        let (width, height) = self.size;
         let band = self.band * BAND..height.min((self.band + 1) * BAND);
-        let around = self.around;
-        let rows = around.len() * width;
+        let around = rows_around(self.band, height);
+        let (rows, blocks) = (around.len() * width, self.first.outputs / LANES);
+        assert!(self.gradient.len() >= (blocks - 1) * self.step + rows);
         let products = &mut self.products[..TAP_BLOCKS * rows];
         let product = Product {
             a: self.gradient.as_ptr(),
             a_step: self.step,
             rows,
-            depth: self.shape.blocks(),
+            depth: blocks,
             b: self.first.backward.as_ptr(),
             c: products.as_mut_ptr(),
             c_step: rows,
             columns: TAP_BLOCKS,
             add: false,
         };
-        // SAFETY: the rows are inside each block of the gradient, which has them all, and the products are just as many.
+        // SAFETY: the rows are inside each block of the gradient, by the assertion, and the products are as many.
         unsafe { V::multiply(&product) };
 
         for plane in 0..PLANES {
             for y in band.clone() {
                 let start = (plane * height + y) * width;
                 // SAFETY: no other job has this row.
-                let image = unsafe { self.image.part(start..start + width) };
+                let mut image = unsafe { self.image.part(start..start + width) };
                 image.fill(0.0);
                 for tap in 0..TAPS {
                     // The output at y + 1 - dy saw this row under tap dy.

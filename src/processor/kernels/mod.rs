@@ -2,36 +2,35 @@
 
 //! What VGG, its losses and their gradients are made of, on the processor: convolution, pooling, Gram matrices.
 //!
-//! Feature maps lie in blocks of sixteen channels: `[block][row][column]`, one [`Lanes`](super::Lanes) for each
-//! position. Only AMX is another world, with bfloat16 feature maps in a layout of their own: all its kernels are in
-//! `amx`.
+//! There are two backends, each an implementation of [`Kernels`] in a folder of its own. What both share, such as the
+//! convolution of the image itself, lies beside these folders.
 
 #[cfg(target_arch = "x86_64")]
 pub mod amx;
-mod convolution;
-mod filters;
+mod epilogue;
 mod first;
+mod float32;
 mod gram;
-mod loss;
 mod pooling;
-mod winograd;
 
-use super::{Kind, LANES};
+use super::{Engine, LANES, Lanes, Vector};
 
-pub use convolution::{Convolution, Filters, convolve};
-pub use filters::Direction;
+#[cfg(target_arch = "x86_64")]
+pub use amx::Amx;
+pub use epilogue::Epilogue;
 pub use first::FirstConvolution;
+pub use float32::Float32;
 pub use gram::GramMatrix;
-pub use loss::{ContentTarget, Incoming, gradient_at, squared_norm};
-pub use pooling::{Pooling, pool};
-pub use winograd::Epilogue;
+pub use pooling::Pooling;
 
 /// Channels, height and width of feature maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// A multiple of sixteen.
+    /// A multiple of 32.
     pub channels: usize,
+    /// Rows.
     pub height: usize,
+    /// Columns.
     pub width: usize,
 }
 
@@ -46,7 +45,7 @@ impl Shape {
         self.height * self.width
     }
 
-    /// [`Lanes`] of the feature maps.
+    /// [`Lanes`] of the feature maps in float32.
     pub fn lanes(self) -> usize {
         self.blocks() * self.positions()
     }
@@ -57,22 +56,134 @@ impl Shape {
     }
 }
 
-impl Kind {
-    /// How many [`Lanes`] feature maps of this shape take.
-    pub fn lanes(self, shape: Shape) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => amx::Layout::new(shape).lines(),
-            _ => shape.lanes(),
-        }
-    }
+/// One 3x3 convolution with padding 1, stride 1 and a ReLU after it.
+#[derive(Debug, Clone)]
+pub struct Convolution {
+    /// Channels of its input.
+    pub inputs: usize,
+    /// Channels of its output.
+    pub outputs: usize,
+    /// Weights, `[outputs][inputs][3][3]`.
+    pub weight: Vec<f32>,
+    /// Biases, `[outputs]`.
+    pub bias: Vec<f32>,
+}
 
-    /// How many masks of sixteen bits tell of each number of these feature maps if it is above zero.
-    pub fn masks(self, shape: Shape) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Amx => 2 * self.lanes(shape),
-            _ => self.lanes(shape),
-        }
-    }
+/// Which way a convolution is passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From input to output.
+    Forward,
+    /// From the gradient of the output to that of the input.
+    Backward,
+}
+
+/// The target of the content loss.
+#[derive(Clone, Copy)]
+pub struct ContentTarget<'a> {
+    /// Of the same shape.
+    pub features: &'a [Lanes],
+    /// The gradient is the difference from them times this.
+    pub slope: f32,
+}
+
+/// The gradient that comes back from deeper layers.
+#[derive(Clone, Copy)]
+pub enum Incoming<'a> {
+    /// There is none.
+    Nothing,
+    /// It has the same shape.
+    Direct(&'a [Lanes]),
+    /// It is for what a pooling made of the feature maps.
+    Pooled(Pooling, &'a [Lanes]),
+}
+
+/// The operations on feature maps, by one backend.
+///
+/// Each backend has its own layout of feature maps, of [`lanes`](Self::lanes) many [`Lanes`], and its own packed form
+/// of filters. The image, its gradient, Gram matrices and losses are float32 or more in all of them.
+pub trait Kernels: 'static {
+    /// The filters of a convolution in one direction, packed.
+    type Filters: Send + Sync;
+
+    /// How many [`Lanes`] feature maps of this shape take.
+    fn lanes(shape: Shape) -> usize;
+
+    /// How many masks of sixteen bits tell of each number of these feature maps whether it is above zero.
+    fn masks(shape: Shape) -> usize;
+
+    /// Packs the filters of `convolution`, whose channels are multiples of 32.
+    fn pack(engine: &mut Engine, convolution: &Convolution, direction: Direction) -> Self::Filters;
+
+    /// Convolves `input`, of shape `shape`, with packed filters.
+    fn convolve(
+        engine: &mut Engine,
+        shape: Shape,
+        input: &[Lanes],
+        filters: &Self::Filters,
+        epilogue: Epilogue,
+        output: &mut [Lanes],
+    );
+
+    /// Convolves the planes of an image of this width and height, adds the bias and makes negative results zero. One
+    /// bit for each number in `positive` tells whether it is above zero.
+    fn convolve_image(
+        engine: &mut Engine,
+        size: (usize, usize),
+        image: &[f32],
+        first: &FirstConvolution,
+        positive: Option<&mut [u16]>,
+        output: &mut [Lanes],
+    );
+
+    /// The gradient for the planes of the image, from that for the output of the first convolution, of shape `shape`,
+    /// which is zero where the output is.
+    fn image_gradient(
+        engine: &mut Engine,
+        shape: Shape,
+        gradient: &[Lanes],
+        first: &FirstConvolution,
+        image: &mut [f32],
+    );
+
+    /// Pools `input`, of shape `shape`. A last odd row or column is left out.
+    fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes], output: &mut [Lanes]);
+
+    /// Computes the Gram matrix `F F^T / (positions * channels)` of feature maps.
+    fn compute_gram(engine: &mut Engine, gram: &mut GramMatrix, features: &[Lanes]);
+
+    /// Prepares the gradient of the distance of a Gram matrix from `target`: the difference times `slope`, packed for
+    /// [`gradient_at`](Self::gradient_at). Returns the squared distance too.
+    fn gram_difference<'g>(
+        engine: &mut Engine,
+        gram: &'g mut GramMatrix,
+        target: &[Lanes],
+        slope: f32,
+    ) -> (f64, &'g [Lanes]);
+
+    /// Replaces feature maps, which come from a ReLU, by the gradient for them: zero where they are zero, elsewhere the
+    /// sum of all terms.
+    ///
+    /// `style` comes from [`gram_difference`](Self::gram_difference). Returns the squared distance from the content.
+    /// `squares` is memory for its summands.
+    fn gradient_at(
+        engine: &mut Engine,
+        shape: Shape,
+        features: &mut [Lanes],
+        style: Option<&[Lanes]>,
+        content: Option<ContentTarget>,
+        incoming: Incoming,
+        squares: &mut Vec<f64>,
+    ) -> f64;
+
+    /// The sum of the squares of feature maps. `squares` is memory for its summands.
+    fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64;
+}
+
+/// The sum of sixteen numbers, in double precision.
+#[inline(always)]
+fn sum<V: Vector>(vector: V) -> f64 {
+    let mut lanes = Lanes::ZERO;
+    vector.store(&mut lanes);
+    lanes.0.iter().map(|&value| f64::from(value)).sum()
 }

@@ -2,9 +2,9 @@
 
 //! 3x3 convolution as nine products of shifted feature maps with a matrix each.
 //!
-//! A job takes a strip of positions, whose inputs stay in the second-level cache, through a few panels of 32 outputs.
-//! In it, the filters of 32 inputs, 18 KB, stay in the first-level cache while they meet four groups of 32 positions,
-//! whose sums stay there too. Each group takes them through nine steps with four products each.
+//! A job computes a few panels of 32 outputs for a strip of positions, whose inputs stay in the second-level cache. The
+//! filters of 32 inputs, 18 KB, stay in the first-level cache while they are multiplied with four groups of 32
+//! positions, whose sums stay there too. Each group takes nine steps, one for each tap, of four tile products each.
 
 use std::ops::Range;
 
@@ -14,15 +14,18 @@ use super::{
     tiles::{FETCHED, Product, SIDE, STEP, Steps, Tiles},
 };
 use crate::processor::{
-    Engine, LANES, Lanes, Parts, Vector,
+    Engine, Kind, LANES, Lanes, Parts, Vector,
     avx512::Avx512,
-    kernels::{Convolution, Direction, Epilogue, Shape},
+    kernels::{
+        Convolution, Direction, Shape,
+        epilogue::{Epilogue, SharedEpilogue},
+    },
 };
 
 const TAPS: usize = 9;
 /// Lines of the filters from 32 inputs to 32 outputs.
 const FILTERS: usize = TAPS * STEP;
-/// Groups of positions that filters in the first-level cache meet.
+/// Groups of positions that are multiplied with the same filters while these are in the first-level cache.
 const GROUPS: usize = STEP / FETCHED;
 /// Positions of these groups at most.
 const STRETCH: usize = GROUPS * SIDE;
@@ -45,7 +48,7 @@ pub fn pack_filters(engine: &mut Engine, convolution: &Convolution, direction: D
     let filters = Parts::new(&mut packed);
     engine.for_each(panels, 0, |number, _| {
         // SAFETY: no other job has this panel.
-        let panel = unsafe { filters.part(number * panel..(number + 1) * panel) };
+        let mut panel = unsafe { filters.part(number * panel..(number + 1) * panel) };
         for (n, line) in panel.iter_mut().enumerate() {
             let (block, tap, tile, row) = (n / FILTERS, n / STEP % TAPS, n / LANES % 2, n % LANES);
             let input = block * SIDE + 2 * row;
@@ -72,16 +75,10 @@ pub fn convolve(
     assert_eq!(input.len(), layout.lines());
     assert_eq!(output.len(), panels * layout.block());
     assert_eq!(filters.len(), FILTERS * layout.blocks() * panels);
-    match epilogue {
-        Epilogue::Relu { bias, positive } => {
-            assert_eq!(bias.len(), panels * SIDE);
-            assert!(positive.is_none_or(|positive| positive.has_length(2 * output.len())));
-        }
-        Epilogue::Masked(bits) => assert_eq!(bits.len(), 2 * output.len()),
-        Epilogue::Plain => {}
-    }
+    assert_eq!(engine.kind(), Kind::Amx);
+    let epilogue = &epilogue.share(panels * SIDE, 2 * output.len());
     let plan = Plan::new(layout, panels, engine.threads());
-    let output = Parts::new(output);
+    let output = &Parts::new(output);
     engine.for_each(plan.strips * plan.parts, GROUPS * 2 * SIDE, |number, sums| {
         // Jobs that share their filters follow each other.
         let (part, strip) = (number / plan.strips, number % plan.strips);
@@ -93,12 +90,12 @@ pub fn convolve(
     });
 }
 
-/// How a convolution is divided into jobs. It does not change any result.
+/// How a convolution is divided into jobs. It has no influence on the result.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     /// Positions of a strip.
     positions: usize,
-    /// How many times that covers all positions.
+    /// How many strips that makes for all positions.
     strips: usize,
     /// Into how many parts the panels of outputs are divided.
     parts: usize,
@@ -106,7 +103,7 @@ struct Plan {
 
 impl Plan {
     fn new(layout: Layout, panels: usize, threads: usize) -> Self {
-        // Some more jobs than threads, so that none waits long for the last.
+        // More jobs than threads, so that no thread waits long for the last job.
         let wanted = 4 * threads;
         let most = (STRIP / layout.blocks()).min((layout.run() * panels).div_ceil(wanted)).max(1);
         let strips = layout.run().div_ceil(most.next_multiple_of(STRETCH));
@@ -120,8 +117,8 @@ struct Job<'a> {
     layout: Layout,
     input: &'a [Lanes],
     filters: &'a [Lanes],
-    epilogue: Epilogue<'a>,
-    output: Parts<'a, Lanes>,
+    epilogue: &'a SharedEpilogue<'a>,
+    output: &'a Parts<'a, Lanes>,
     /// The strip, counted from the origin.
     positions: Range<usize>,
 }
@@ -132,7 +129,8 @@ impl Job<'_> {
         let Self { layout, input, .. } = self;
         let tiles = Tiles::configure();
         let steps = Steps { rows: 3, pitch: layout.pitch(), columns: 3, stride: 1 };
-        // As equal as can be: a group alone would wait for its own sums between two blocks of inputs.
+        // Stretches of equal length: a last one of a single group would wait for its own sums after each block of
+        // inputs.
         let stretches = self.positions.len().div_ceil(STRETCH);
         let stretch = self.positions.len().div_ceil(stretches).next_multiple_of(SIDE);
         for panel in panels {
@@ -142,7 +140,8 @@ impl Job<'_> {
                     let b = self.filters(panel, block);
                     let next = self.filters(panel, (block + 1) % layout.blocks());
                     for (n, (position, sums)) in groups.clone().zip(sums.chunks_exact_mut(2 * SIDE)).enumerate() {
-                        // The first tap is a row above and a position before: so far is the origin from the start.
+                        // The first tap is one row above and one position before, as far as the origin is from the
+                        // start of a block.
                         let a = &input[block * layout.block() + position..];
                         let (next, fresh) = (&next[n * FETCHED..], block == 0);
                         tiles.multiply(Product { a, steps, b, next, sums, sums_pitch: 2, fresh });
@@ -156,7 +155,7 @@ impl Job<'_> {
         }
     }
 
-    /// Those from a block of inputs to a panel of outputs.
+    /// The filters from a block of inputs to a panel of outputs.
     fn filters(&self, panel: usize, block: usize) -> &[Lanes] {
         &self.filters[(panel * self.layout.blocks() + block) * FILTERS..][..FILTERS]
     }
@@ -166,21 +165,21 @@ impl Job<'_> {
     fn finish(&self, panel: usize, position: usize, sums: &[Lanes]) {
         let start = panel * self.layout.block() + self.layout.origin() + position;
         // SAFETY: no other job has these positions of this panel.
-        let outputs = unsafe { self.output.part(start..start + SIDE) };
+        let mut outputs = unsafe { self.output.part(start..start + SIDE) };
         let masks = 2 * start..2 * (start + SIDE);
         let zero = Avx512::splat(0.0);
         let inside = self.inside(position);
         let inside = |n: usize| if inside >> n & 1 == 1 { u16::MAX } else { 0 };
-        let lines = sums.as_chunks::<2>().0.iter().zip(outputs).enumerate();
+        let lines = sums.as_chunks::<2>().0.iter().zip(outputs.iter_mut()).enumerate();
         match self.epilogue {
-            Epilogue::Relu { bias, positive } => {
+            SharedEpilogue::Relu { bias, positive } => {
                 let mut biases = [Lanes::ZERO; 2];
                 for (n, line) in biases.iter_mut().enumerate() {
                     line.0.copy_from_slice(&bias[panel * SIDE + n * LANES..][..LANES]);
                 }
                 let bias = [Avx512::load(&biases[0]), Avx512::load(&biases[1])];
                 // SAFETY: as for the outputs.
-                let mut masks = positive.map(|positive| unsafe { positive.part(masks) });
+                let mut masks = positive.as_ref().map(|positive| unsafe { positive.part(masks) });
                 for (n, (sums, output)) in lines {
                     let value = |half: usize| Avx512::load(&sums[half]).add(bias[half]).max(zero).keep(inside(n));
                     let numbers = [value(0), value(1)];
@@ -190,14 +189,14 @@ impl Job<'_> {
                     }
                 }
             }
-            Epilogue::Masked(bits) => {
+            SharedEpilogue::Masked(bits) => {
                 let bits = &bits[masks];
                 for (n, (sums, output)) in lines {
                     let value = |half: usize| Avx512::load(&sums[half]).keep(bits[2 * n + half] & inside(n));
                     narrow([value(0), value(1)], output);
                 }
             }
-            Epilogue::Plain => {
+            SharedEpilogue::Plain => {
                 for (n, (sums, output)) in lines {
                     let value = |half: usize| Avx512::load(&sums[half]).keep(inside(n));
                     narrow([value(0), value(1)], output);
@@ -217,7 +216,7 @@ impl Job<'_> {
         columns.fold(image, |inside, column| inside & !(1 << column))
     }
 
-    /// Writes zeros above the first row and below the last, if the strip has these.
+    /// Writes zeros above the first row and below the last, if these are in the strip.
     fn clear_border(&self, panel: usize) {
         let start = panel * self.layout.block();
         let (origin, end) = (start + self.layout.origin(), start + self.layout.block());

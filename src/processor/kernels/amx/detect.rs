@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Whether there is AMX to be used.
+//! Detects AMX.
 
 use std::{arch::x86_64::__cpuid_count, sync::OnceLock};
 
@@ -10,13 +10,13 @@ use super::{
 };
 use crate::processor::Lanes;
 
-/// Whether the processor has AMX, the system permits it, and it multiplies as it should. Found out once.
+/// Whether the processor has AMX, the system permits its use, and a product comes out right. Checked once.
 pub fn is_supported() -> bool {
     static SUPPORTED: OnceLock<bool> = OnceLock::new();
     *SUPPORTED.get_or_init(|| has_vectors() && has_tiles() && is_permitted() && multiplies())
 }
 
-/// Whether the processor has what is used besides tiles.
+/// Whether the processor has the vector instructions that are used besides tiles.
 pub fn has_vectors() -> bool {
     is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("fma")
 }
@@ -39,7 +39,7 @@ fn is_permitted() -> bool {
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
-/// Nobody knows how to ask other systems.
+/// There is no known way to ask other systems.
 #[cfg(not(target_os = "linux"))]
 fn is_permitted() -> bool {
     false

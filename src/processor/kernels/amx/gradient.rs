@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The gradient at feature maps that are looked at or pooled; see [`loss`](crate::processor::kernels::loss) for what it is.
+//! The gradient at feature maps that a loss looks at or that are pooled.
 
 use std::ops::Range;
 
@@ -10,22 +10,17 @@ use super::{
     tiles::{FETCHED, Product, SIDE, STEP, Steps, Tiles},
 };
 use crate::processor::{
-    Engine, Lanes, Parts, Vector,
+    Engine, Kind, Lanes, Parts, Vector,
     avx512::Avx512,
-    kernels::{
-        ContentTarget, Incoming, Shape,
-        gram::sum,
-        loss::{jobs_at, unpool},
-    },
+    kernels::{ContentTarget, Incoming, Shape, sum},
 };
 
-/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is torn. With
+/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is divided. With
 /// two rows they make four groups of positions.
 const STRETCH: usize = 2 * SIDE;
 /// Positions of that.
 const POSITIONS: usize = 2 * STRETCH;
 
-/// Replaces feature maps by the gradient for them.
 pub fn gradient_at(
     engine: &mut Engine,
     shape: Shape,
@@ -44,10 +39,11 @@ pub fn gradient_at(
         Incoming::Direct(gradient) => assert_eq!(gradient.len(), layout.lines()),
         Incoming::Pooled(_, gradient) => assert_eq!(gradient.len(), Layout::new(shape.pooled()).lines()),
     }
-    let pairs = jobs_at(shape);
+    assert_eq!(engine.kind(), Kind::Amx);
+    let pairs = shape.height.div_ceil(2);
     squares.clear();
     squares.resize(pairs, 0.0);
-    let features = Parts::new(features);
+    let features = &Parts::new(features);
     let parts = Parts::new(squares);
     let scratch = if style.is_some() { 3 * layout.blocks() * POSITIONS } else { 0 };
     engine.for_each(pairs, scratch, |pair, scratch| {
@@ -62,7 +58,7 @@ pub fn gradient_at(
 struct Job<'a> {
     shape: Shape,
     layout: Layout,
-    features: Parts<'a, Lanes>,
+    features: &'a Parts<'a, Lanes>,
     style: Option<&'a [Lanes]>,
     content: Option<ContentTarget<'a>>,
     incoming: Incoming<'a>,
@@ -95,7 +91,7 @@ impl Job<'_> {
             for (row, target) in self.rows.clone().zip(features.chunks_exact_mut(width)) {
                 let start = layout.row(block, row).start + columns.start;
                 // SAFETY: no other job has this row.
-                target.copy_from_slice(unsafe { self.features.part(start..start + width) });
+                target.copy_from_slice(&unsafe { self.features.part(start..start + width) });
             }
         }
         let tiles = Tiles::configure();
@@ -112,19 +108,24 @@ impl Job<'_> {
         products
     }
 
-    /// Puts the terms of one block together, window by window. Adds to the squared distance from the content.
+    /// Adds up the terms of one block, window by window, and adds to the squared distance from the content.
     #[target_feature(enable = "avx512bf16")]
     fn finish(&self, block: usize, columns: Range<usize>, style: Option<&[Lanes]>, mut squares: Avx512) -> Avx512 {
         let layout = self.layout;
         let zero = Avx512::splat(0.0);
         let style = style.map(|style| &style[block * 2 * POSITIONS..][..2 * POSITIONS]);
-        for left in columns.clone().step_by(2) {
-            let within = |n: usize| self.rows.start + n / 2 < self.rows.end && left + n % 2 < columns.end;
-            let at = |n: usize| layout.row(block, self.rows.start + n / 2).start + left + n % 2;
+        let start = |row: usize| layout.row(block, row).start + columns.start;
+        let starts = [start(self.rows.start), start(self.rows.end - 1)];
+        let lengths = [columns.len(), if self.rows.len() == 2 { columns.len() } else { 0 }];
+        // SAFETY: no other job has these rows.
+        let [mut upper, mut lower] = unsafe { [0, 1].map(|n| self.features.part(starts[n]..starts[n] + lengths[n])) };
+        let rows: [&mut [Lanes]; 2] = [&mut upper, &mut lower];
+        for left in (0..columns.len()).step_by(2) {
+            let within = |n: usize| left + n % 2 < lengths[n / 2];
+            let at = |n: usize| starts[n / 2] + left + n % 2;
             let mut window = [[zero; 2]; 4];
             for n in (0..4).filter(|n| within(*n)) {
-                // SAFETY: no other job has these rows.
-                window[n] = widen(unsafe { &self.features.part(at(n)..at(n) + 1)[0] });
+                window[n] = widen(&rows[n / 2][left + n % 2]);
             }
             let mut gradient = [[zero; 2]; 4];
             match self.incoming {
@@ -136,9 +137,10 @@ impl Job<'_> {
                 }
                 Incoming::Pooled(pooling, incoming) if within(3) => {
                     let pooled = Layout::new(self.shape.pooled());
-                    let incoming = widen(&incoming[pooled.row(block, self.rows.start / 2)][left / 2]);
+                    let row = &incoming[pooled.row(block, self.rows.start / 2)];
+                    let incoming = widen(&row[(columns.start + left) / 2]);
                     for half in 0..2 {
-                        let parts = unpool(pooling, window.map(|values| values[half]), incoming[half]);
+                        let parts = pooling.backward(window.map(|values| values[half]), incoming[half]);
                         for (gradient, part) in gradient.iter_mut().zip(parts) {
                             gradient[half] = part;
                         }
@@ -152,7 +154,7 @@ impl Job<'_> {
                 let target = self.content.map(|content| (widen(&content.features[at(n)]), content.slope));
                 for (half, value) in values.iter_mut().enumerate() {
                     if let Some(style) = style {
-                        let position = n / 2 * columns.len() + left - columns.start + n % 2;
+                        let position = n / 2 * columns.len() + left + n % 2;
                         *value = value.add(Avx512::load(&style[2 * position + half]));
                     }
                     if let Some((target, slope)) = target {
@@ -162,18 +164,17 @@ impl Job<'_> {
                     }
                     *value = value.keep(window[n][half].above(zero));
                 }
-                // SAFETY: no other job has these rows.
-                narrow(values, unsafe { &mut self.features.part(at(n)..at(n) + 1)[0] });
+                narrow(values, &mut rows[n / 2][left + n % 2]);
             }
         }
         squares
     }
 }
 
-/// The sum of the squares of feature maps. `squares` is memory for its summands.
 pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
     let layout = Layout::new(shape);
     assert_eq!(features.len(), layout.lines());
+    assert_eq!(engine.kind(), Kind::Amx);
     squares.clear();
     squares.resize(layout.blocks() * shape.height, 0.0);
     let parts = Parts::new(squares);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Gram matrices. The positions are what is summed over, so that pairs of them must lie together in a tile.
+//! Gram matrices. They are sums over positions, so that pairs of positions must lie together in a tile.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -10,25 +10,48 @@ use super::{
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
 use crate::processor::{
-    LANES, Lanes, Parts, Vector,
+    Engine, Kind, LANES, Lanes, Parts, Vector,
     avx512::Avx512,
-    kernels::{Shape, gram::sum},
+    kernels::{GramMatrix, Shape, sum},
 };
 
 /// Groups of 32 positions that are packed at a time.
 const GROUPS: usize = 8;
-/// Most channels that a job has rows of.
+/// The largest number of rows of the matrix, that is channels, in a job.
 const ROWS: usize = 64;
 
-/// Lines that [`sums`] packs feature maps of this shape into.
-pub fn sums_scratch(shape: Shape) -> usize {
-    (shape.channels + ROWS) / SIDE * GROUPS * STEP
+pub fn compute(engine: &mut Engine, gram: &mut GramMatrix, features: &[Lanes]) {
+    let shape = gram.shape();
+    assert_eq!(features.len(), Layout::new(shape).lines());
+    assert_eq!(engine.kind(), Kind::Amx);
+    // Lines that `sums` packs feature maps into.
+    let scratch = (shape.channels + ROWS) / SIDE * GROUPS * STEP;
+    gram.compute(engine, scratch, |chunk, rows, scratch, to| {
+        // SAFETY: this kind of kernels is supported.
+        unsafe { sums(shape, features, chunk, rows, scratch, to) };
+    });
 }
 
-/// Sums the products of some channels, `rows` in blocks of sixteen, with all from the same on, over the positions of
-/// one of `chunks` parts. `sums` has the rows, `[row][column]`.
+pub fn difference<'g>(
+    engine: &mut Engine,
+    gram: &'g mut GramMatrix,
+    target: &[Lanes],
+    slope: f32,
+) -> (f64, &'g [Lanes]) {
+    let shape = gram.shape();
+    assert_eq!(engine.kind(), Kind::Amx);
+    let distance = gram.subtract(engine, target, |block, values, difference| {
+        // SAFETY: this kind of kernels is supported, and no other job has this block.
+        unsafe { subtract(shape, values, target, slope, block, difference) }
+    });
+    // In bfloat16 it takes half as much.
+    (distance, &gram.difference()[..shape.channels * shape.blocks() / 2])
+}
+
+/// Multiplies the channels `rows`, in blocks of sixteen, with all channels from the first of them on, and sums over the
+/// positions of one of `chunks` parts. `sums` has these rows, `[row][column]`.
 #[target_feature(enable = "avx512bf16")]
-pub fn sums(
+fn sums(
     shape: Shape,
     features: &[Lanes],
     (chunk, chunks): (usize, usize),
@@ -121,14 +144,18 @@ fn exchange_squares<const SIZE: usize>(rows: &mut [__m512i; LANES]) {
 
 /// Writes the difference of the Gram matrix from a target, of one block of sixteen rows, times a slope: packed as
 /// filters from all channels to all. Returns the sum of the squares of the difference itself.
+///
+/// # Safety
+///
+/// No other thread may have the same block.
 #[target_feature(enable = "avx512bf16")]
-pub fn difference(
+unsafe fn subtract(
     shape: Shape,
     values: &[Lanes],
     target: &[Lanes],
     slope: f32,
     block: usize,
-    difference: Parts<Lanes>,
+    difference: &Parts<Lanes>,
 ) -> f64 {
     let blocks = shape.blocks();
     let slope = Avx512::splat(slope);
@@ -145,10 +172,10 @@ pub fn difference(
             }
             // As filters: 32 outputs, of these 32 inputs, of these the tile, and of it the pair of inputs.
             let place = ((column / 2 * (blocks / 2) + row / SIDE) * 2 + column % 2) * LANES + row % SIDE / 2;
-            // SAFETY: no other job has this row.
-            let line = unsafe { &mut difference.part(place..place + 1)[0] };
+            // SAFETY: no other thread has this row.
+            let mut line = unsafe { difference.part(place..place + 1) };
             let both = rounded(rows);
-            store(interleave::<0>(both, _mm512_alignr_epi64::<4>(both, both)), line);
+            store(interleave::<0>(both, _mm512_alignr_epi64::<4>(both, both)), &mut line[0]);
         }
         sum_of_squares += sum(squares);
     }

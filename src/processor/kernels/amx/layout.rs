@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Where the numbers of feature maps lie.
+//! The layout of feature maps.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use crate::processor::kernels::Shape;
 
 /// Feature maps in blocks of 32 channels: `[block][row][column]`, one line for each position.
 ///
-/// Zeros lie all around: a row above, a row below, and one column at the end of each row, which is also the one before
-/// the next row. So a position is one number, a step to any neighbour adds a constant to it, and 16 positions that
-/// follow each other are the rows of a tile, whatever the size.
+/// A border of zeros lies around each block: a row above, a row below, and one column at the end of each row, which is
+/// also the column before the next row. So a position is one number, the distance to each neighbour is a constant, and
+/// 16 consecutive positions are the rows of a tile, whatever the size.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     shape: Shape,
@@ -43,7 +43,7 @@ impl Layout {
         self.image_end().next_multiple_of(SIDE)
     }
 
-    /// From a block to the next. What a tile at the end of the run sees of the row below it is inside.
+    /// From a block to the next. It includes what the last tile reads of the row below.
     pub fn block(self) -> usize {
         self.run() + 2 * self.origin()
     }
@@ -59,8 +59,8 @@ impl Layout {
         start..start + self.shape.width
     }
 
-    /// A row of a block with the border that follows it; the first row also has what is above it, and the last what is
-    /// below. These are the parts of a block.
+    /// A row of a block with the border that follows it; for the first row also the border above, and for the last the
+    /// border below. Together they are the whole block.
     pub fn row_with_border(self, block: usize, row: usize) -> Range<usize> {
         let at = |row: usize| match row {
             0 => block * self.block(),

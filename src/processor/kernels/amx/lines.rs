@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Numbers in bfloat16. A line, which is a [`Lanes`] to whoever moves it, has 32 of them: each lane holds the bits of
-//! two, of which the first is in the lower half.
+//! Numbers in bfloat16. A line is a [`Lanes`] with 32 of them: each lane holds the bits of two, the first in the lower
+//! half.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -13,7 +13,7 @@ pub fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(round(first)) | u32::from(round(second)) << 16)
 }
 
-/// The upper half of the bits, rounded to nearest, of two that are as near the even one.
+/// The upper half of the bits, rounded to the nearest, or to even.
 fn round(number: f32) -> u16 {
     let bits = number.to_bits();
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
@@ -79,16 +79,26 @@ pub fn above_zero(numbers: [Avx512; 2]) -> [u16; 2] {
     [numbers[0].above(zero), numbers[1].above(zero)]
 }
 
-/// Writes a row of all channels, which come in float32 as `[block of sixteen][column]`, with the border around it, and
-/// where it is above zero.
+/// Writes a row of all channels, given in float32 as `[block of sixteen][column]`, with its border, and the masks that
+/// tell where it is above zero.
+///
+/// # Safety
+///
+/// No other thread may have this row.
 #[target_feature(enable = "avx512bf16")]
-pub fn narrow_row(shape: Shape, row: usize, numbers: &[Lanes], positive: Option<Parts<u16>>, output: Parts<Lanes>) {
+pub unsafe fn narrow_row(
+    shape: Shape,
+    row: usize,
+    numbers: &[Lanes],
+    positive: Option<&Parts<u16>>,
+    output: &Parts<Lanes>,
+) {
     let layout = Layout::new(shape);
     for (block, numbers) in numbers.chunks_exact(2 * shape.width).enumerate() {
         let (first, last) = numbers.split_at(shape.width);
         let (own, inside) = (layout.row_with_border(block, row), layout.row(block, row));
-        // SAFETY: no other job has this row.
-        let lines = unsafe { output.part(own.clone()) };
+        // SAFETY: no other thread has this row.
+        let mut lines = unsafe { output.part(own.clone()) };
         lines.fill(Lanes::ZERO);
         for (n, line) in lines[inside.start - own.start..][..inside.len()].iter_mut().enumerate() {
             let numbers = [Avx512::load(&first[n]), Avx512::load(&last[n])];

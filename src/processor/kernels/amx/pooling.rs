@@ -7,7 +7,7 @@ use super::{
     lines::{narrow, widen},
 };
 use crate::processor::{
-    Engine, Lanes, Parts, Vector,
+    Engine, Kind, Lanes, Parts, Vector,
     avx512::Avx512,
     kernels::{Pooling, Shape},
 };
@@ -17,6 +17,7 @@ pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes]
     let (from, to) = (Layout::new(shape), Layout::new(shape.pooled()));
     assert_eq!(input.len(), from.lines());
     assert_eq!(output.len(), to.lines());
+    assert_eq!(engine.kind(), Kind::Amx);
     let height = shape.pooled().height;
     let output = Parts::new(output);
     engine.for_each(to.blocks() * height, 0, |job, _| {
@@ -24,7 +25,7 @@ pub fn pool(engine: &mut Engine, shape: Shape, pooling: Pooling, input: &[Lanes]
         let (upper, lower) = (&input[from.row(block, 2 * row)], &input[from.row(block, 2 * row + 1)]);
         let (own, inside) = (to.row_with_border(block, row), to.row(block, row));
         // SAFETY: no other job has this row.
-        let lines = unsafe { output.part(own.clone()) };
+        let mut lines = unsafe { output.part(own.clone()) };
         lines.fill(Lanes::ZERO);
         // SAFETY: this kind of kernels is supported.
         unsafe { pool_row(pooling, upper, lower, &mut lines[inside.start - own.start..][..inside.len()]) };
@@ -38,11 +39,7 @@ fn pool_row(pooling: Pooling, upper: &[Lanes], lower: &[Lanes], output: &mut [La
         let window = [widen(&upper[0]), widen(&upper[1]), widen(&lower[0]), widen(&lower[1])];
         let mut values = [Avx512::splat(0.0); 2];
         for (half, value) in values.iter_mut().enumerate() {
-            let [a, b, c, d] = [window[0][half], window[1][half], window[2][half], window[3][half]];
-            *value = match pooling {
-                Pooling::Max => a.max(b).max(c.max(d)),
-                Pooling::Average => a.add(b).add(c.add(d)).mul(Avx512::splat(0.25)),
-            };
+            *value = pooling.forward([window[0][half], window[1][half], window[2][half], window[3][half]]);
         }
         narrow(values, output);
     }

@@ -13,9 +13,9 @@ use super::{
     tiles::{Product, SIDE, STEP, Steps, Tiles},
 };
 use crate::processor::{
-    Engine, Kind, LANES, Lanes, Parts, Pool, Processor,
+    Engine, Kind, LANES, Lanes, Pool, Processor,
     kernels::{
-        self, ContentTarget, Convolution, Direction, Epilogue, Filters, FirstConvolution, GramMatrix, Incoming,
+        Amx, ContentTarget, Convolution, Direction, Epilogue, FirstConvolution, Float32, GramMatrix, Incoming, Kernels,
         Pooling, Shape,
     },
 };
@@ -106,7 +106,7 @@ pub fn multiply(product: Product) {
         if fresh {
             *sum = 0.0;
         }
-        for step in 0..steps.count() {
+        for step in 0..steps.rows * steps.columns {
             let from = step / steps.columns * steps.pitch + step % steps.columns * steps.stride;
             for k in 0..LANES {
                 let [even, odd] = numbers(a[from + row].0[k]);
@@ -118,7 +118,7 @@ pub fn multiply(product: Product) {
 }
 
 /// `None` where there are neither tiles nor the vectors that go with them.
-fn engine() -> Option<Engine> {
+pub(crate) fn processor() -> Option<Processor> {
     if !has_vectors() {
         println!("not tested: no AVX-512 with bfloat16");
         return None;
@@ -126,7 +126,11 @@ fn engine() -> Option<Engine> {
     if !is_supported() {
         println!("tested without AMX");
     }
-    Some(Engine::new(Processor { kind: Kind::Amx, pool: Arc::new(Pool::new(2).unwrap()) }))
+    Some(Processor { kind: Kind::Amx, pool: Arc::new(Pool::new(2).unwrap()) })
+}
+
+fn engine() -> Option<Engine> {
+    processor().map(Engine::new)
 }
 
 #[test]
@@ -146,7 +150,7 @@ fn tiles_equal_plain_sums() {
         Steps { rows: 1, pitch: 0, columns: 5, stride: 40 },
         Steps { rows: 3, pitch: 7, columns: 3, stride: 1 },
     ] {
-        let (a, b) = (lines(200, 1), lines(steps.count() * STEP, 2));
+        let (a, b) = (lines(200, 1), lines(steps.rows * steps.columns * STEP, 2));
         for (sums_pitch, fresh) in [(2, true), (2, false), (6, false)] {
             let mut sums = vec![Lanes([3.0; LANES]); SIDE * sums_pitch];
             let mut expected = sums.clone();
@@ -198,11 +202,11 @@ fn convolutions_equal_plain_sums_both_ways() {
         let convolution = convolution(inputs, outputs);
         let input = Maps::new(Shape { channels: inputs, height, width }, n);
         let shape = Shape { channels: outputs, ..input.shape };
-        let filters = Filters::new(&mut engine, &convolution, Direction::Forward);
-        let mut output = vec![Lanes([f32::NAN; LANES]); Kind::Amx.lanes(shape)];
-        let mut masks = vec![0; Kind::Amx.masks(shape)];
-        let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: Some(Parts::new(&mut masks)) };
-        kernels::convolve(&mut engine, input.shape, &input.lines(), &filters, epilogue, &mut output);
+        let filters = Amx::pack(&mut engine, &convolution, Direction::Forward);
+        let mut output = vec![Lanes([f32::NAN; LANES]); Amx::lanes(shape)];
+        let mut masks = vec![0; Amx::masks(shape)];
+        let epilogue = Epilogue::Relu { bias: &convolution.bias, positive: Some(&mut masks) };
+        Amx::convolve(&mut engine, input.shape, &input.lines(), &filters, epilogue, &mut output);
         let mut expected = convolved(&convolution, Direction::Forward, &input);
         for (channel, y, x) in expected.places() {
             let value = expected.at_mut(channel, y, x);
@@ -217,13 +221,13 @@ fn convolutions_equal_plain_sums_both_ways() {
         }
 
         let gradient = Maps::new(shape, n + 1);
-        let filters = Filters::new(&mut engine, &convolution, Direction::Backward);
+        let filters = Amx::pack(&mut engine, &convolution, Direction::Backward);
         let expected = convolved(&convolution, Direction::Backward, &gradient).map(rounded);
-        let mut plain = vec![Lanes([f32::NAN; LANES]); Kind::Amx.lanes(input.shape)];
-        kernels::convolve(&mut engine, shape, &gradient.lines(), &filters, Epilogue::Plain, &mut plain);
+        let mut plain = vec![Lanes([f32::NAN; LANES]); Amx::lanes(input.shape)];
+        Amx::convolve(&mut engine, shape, &gradient.lines(), &filters, Epilogue::Plain, &mut plain);
         assert_eq!(Maps::read(input.shape, &plain), expected, "{shape:?}");
-        let masks: Vec<u16> = (0..Kind::Amx.masks(input.shape)).map(|n| (n * 40_503) as u16).collect();
-        kernels::convolve(&mut engine, shape, &gradient.lines(), &filters, Epilogue::Masked(&masks), &mut plain);
+        let masks: Vec<u16> = (0..Amx::masks(input.shape)).map(|n| (n * 40_503) as u16).collect();
+        Amx::convolve(&mut engine, shape, &gradient.lines(), &filters, Epilogue::Masked(&masks), &mut plain);
         let layout = Layout::new(input.shape);
         let masked = Maps::read(input.shape, &plain);
         for (channel, y, x) in masked.places() {
@@ -245,10 +249,10 @@ fn first_convolution_equals_that_in_float32() {
         let shape = Shape { channels: 64, height, width };
         let image: Vec<f32> = (0..3 * width * height).map(|k| ((k * 7919 + n) % 1021) as f32 * 0.25).collect();
         let mut expected = vec![Lanes::ZERO; shape.lanes()];
-        theirs.forward(&mut plain, (width, height), &image, None, &mut expected);
-        let mut lines = vec![Lanes([f32::NAN; LANES]); Kind::Amx.lanes(shape)];
-        let mut masks = vec![0; Kind::Amx.masks(shape)];
-        ours.forward(&mut engine, (width, height), &image, Some(Parts::new(&mut masks)), &mut lines);
+        Float32::convolve_image(&mut plain, (width, height), &image, &theirs, None, &mut expected);
+        let mut lines = vec![Lanes([f32::NAN; LANES]); Amx::lanes(shape)];
+        let mut masks = vec![0; Amx::masks(shape)];
+        Amx::convolve_image(&mut engine, (width, height), &image, &ours, Some(&mut masks), &mut lines);
         let maps = Maps::read(shape, &lines);
         for (channel, y, x) in maps.places() {
             let value = expected[(channel / LANES * height + y) * width + x].0[channel % LANES];
@@ -266,8 +270,8 @@ fn first_convolution_equals_that_in_float32() {
             numbers[(channel / LANES * height + y) * width + x].0[channel % LANES] = gradient.at(channel, y, x);
         }
         let (mut image, mut expected) = (image.clone(), image);
-        theirs.backward(&mut plain, shape, &numbers, &mut expected);
-        ours.backward(&mut engine, shape, &gradient.lines(), &mut image);
+        Float32::image_gradient(&mut plain, shape, &numbers, &theirs, &mut expected);
+        Amx::image_gradient(&mut engine, shape, &gradient.lines(), &ours, &mut image);
         assert_eq!(image, expected, "{shape:?}");
     }
 }
@@ -279,8 +283,8 @@ fn pooling_takes_the_maximum_or_the_mean() {
         let maps = Maps::new(Shape { channels: 64, height, width }, n);
         let pooled = maps.shape.pooled();
         for pooling in [Pooling::Max, Pooling::Average] {
-            let mut output = vec![Lanes([f32::NAN; LANES]); Kind::Amx.lanes(pooled)];
-            kernels::pool(&mut engine, maps.shape, pooling, &maps.lines(), &mut output);
+            let mut output = vec![Lanes([f32::NAN; LANES]); Amx::lanes(pooled)];
+            Amx::pool(&mut engine, maps.shape, pooling, &maps.lines(), &mut output);
             let output = Maps::read(pooled, &output);
             for (channel, y, x) in output.places() {
                 let window: [f32; 4] = array::from_fn(|k| maps.at(channel, 2 * y + k / 2, 2 * x + k % 2));
@@ -301,7 +305,7 @@ fn gram_matrices_and_their_differences_equal_plain_sums() {
         let maps = Maps::new(Shape { channels: [32, 64, 96, 160][n % 4], height, width }, n);
         let channels = maps.shape.channels;
         let mut gram = GramMatrix::new(maps.shape);
-        gram.compute(&mut engine, &maps.lines());
+        Amx::compute_gram(&mut engine, &mut gram, &maps.lines());
         let values: Vec<f32> = gram.values().iter().flat_map(|lanes| lanes.0).collect();
         let scale = 1.0 / (maps.shape.positions() * channels) as f32;
         let maps_of: Vec<&[f32]> = maps.numbers.chunks_exact(maps.shape.positions()).collect();
@@ -312,7 +316,7 @@ fn gram_matrices_and_their_differences_equal_plain_sums() {
         }
 
         let target: Vec<Lanes> = (0..gram.values().len()).map(|k| Lanes([k as f32 * 0.01; LANES])).collect();
-        let (squares, packed) = gram.difference(&mut engine, &target, 3.0);
+        let (squares, packed) = Amx::gram_difference(&mut engine, &mut gram, &target, 3.0);
         let mut expected_squares = 0.0;
         for (k, value) in values.iter().enumerate() {
             let difference = value - target[k / LANES].0[0];
@@ -354,8 +358,7 @@ fn gradient_at_a_layer_is_the_sum_of_its_terms() {
             let (has_style, has_content) = (k != 3, k != 1);
             let mut lines = maps.lines();
             let (style, content) = (has_style.then_some(&style[..]), has_content.then_some(content));
-            let squares =
-                kernels::gradient_at(&mut engine, shape, &mut lines, style, content, incoming, &mut Vec::new());
+            let squares = Amx::gradient_at(&mut engine, shape, &mut lines, style, content, incoming, &mut Vec::new());
 
             let mut expected_squares = 0.0;
             let mut expected = Maps::zeros(shape);
@@ -392,6 +395,6 @@ fn gradient_at_a_layer_is_the_sum_of_its_terms() {
             assert_eq!(squares, expected_squares);
         }
         let expected: f64 = maps.numbers.iter().map(|value| f64::from(*value).powi(2)).sum();
-        assert_eq!(kernels::squared_norm(&mut engine, shape, &maps.lines(), &mut Vec::new()), expected);
+        assert_eq!(Amx::squared_norm(&mut engine, shape, &maps.lines(), &mut Vec::new()), expected);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The tile registers, and the one product that everything is made of.
+//! The tile registers, and the product that all of AMX's kernels are made of.
 
 use std::{arch::asm, marker::PhantomData};
 
@@ -32,18 +32,18 @@ static CONFIGURATION: Configuration = Configuration {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// The tile registers of this thread, which has no two of these at a time. They are released in the end: their state
-/// slows every switch of threads.
+/// The configured tile registers of this thread, which must not have two of these at a time. They are released when
+/// this is dropped: their state slows every context switch.
 pub struct Tiles {
-    /// They stay in their thread.
+    /// It must stay in its thread.
     thread: PhantomData<*const ()>,
-    /// There are none. What surrounds the products can be tested all the same.
+    /// There are no tile registers: plain code computes the products, so that everything else can be tested.
     #[cfg(test)]
     are_missing: bool,
 }
 
 /// The steps of a product: `rows` times `columns` of them, each of which takes the left factor from another place.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Steps {
     pub rows: usize,
     /// From a row of steps to the next, in lines.
@@ -54,13 +54,20 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn count(&self) -> usize {
-        self.rows * self.columns
+    /// How many there are; `None` is too many to count.
+    pub fn count(&self) -> Option<usize> {
+        self.rows.checked_mul(self.columns)
     }
 
-    /// Lines of the left factor that are seen.
-    fn reach(&self) -> usize {
-        (self.rows - 1) * self.pitch + (self.columns - 1) * self.stride + SIDE
+    /// Whether there is a step, and all of them lie inside a left and a right factor of so many lines.
+    fn fit(&self, left: usize, right: usize) -> bool {
+        let reach = || {
+            let last_row = self.rows.checked_sub(1)?.checked_mul(self.pitch)?;
+            let last_column = self.columns.checked_sub(1)?.checked_mul(self.stride)?;
+            last_row.checked_add(last_column)?.checked_add(SIDE)
+        };
+        let lines = || self.count()?.checked_mul(STEP);
+        reach().is_some_and(|reach| reach <= left) && lines().is_some_and(|lines| lines <= right)
     }
 }
 
@@ -72,7 +79,7 @@ pub struct Product<'a> {
     /// The right factor: for each step a tile of the first 16 columns and one of the others. A line of a tile has of
     /// each column the two numbers that belong to a pair of the left factor's.
     pub b: &'a [Lanes],
-    /// What comes next to be multiplied with: [`FETCHED`] lines of each [`STEP`] are fetched into the cache.
+    /// The next right factor: [`FETCHED`] lines of each [`STEP`] are fetched into the cache.
     pub next: &'a [Lanes],
     /// Two lines for each row: the sums of its columns.
     pub sums: &'a mut [Lanes],
@@ -98,7 +105,7 @@ impl Tiles {
         unsafe { Self::configure_unchecked() }
     }
 
-    /// The same for who finds out what is supported.
+    /// The same without checking whether it is supported.
     ///
     /// # Safety
     ///
@@ -122,15 +129,18 @@ impl Tiles {
     ///
     /// If a slice is too short.
     pub fn multiply(&self, product: Product) {
+        let Product { a, steps, b, next, ref sums, sums_pitch, fresh } = product;
+        assert!(steps.fit(a.len(), b.len()));
+        let sums_reach = sums_pitch.checked_mul(SIDE - 1).and_then(|last| last.checked_add(2));
+        assert!(sums_reach.is_some_and(|reach| reach <= sums.len()));
         #[cfg(test)]
         if self.are_missing {
             return super::tests::multiply(product);
         }
-        let Product { a, steps, b, next, sums, sums_pitch, fresh } = product;
-        assert!(steps.count() > 0 && a.len() >= steps.reach() && b.len() >= steps.count() * STEP);
-        assert!(sums.len() >= (SIDE - 1) * sums_pitch + 2);
+        let sums = product.sums;
         // SAFETY: the tiles are configured, as long as `self` lives and in this thread. All lines that are read or
-        // written are inside the slices, by the assertions; `next` is only prefetched, which never fails.
+        // written are inside the slices, by the assertions; `next` is only prefetched, which never fails. A pitch or
+        // stride that wraps is that of a single row or column, after which nothing is read.
         unsafe {
             asm!(
                 "test {n}, {n}",
@@ -190,8 +200,8 @@ impl Tiles {
                 next = inout(reg) next.as_ptr() => _,
                 rows = inout(reg) steps.rows => _,
                 columns = in(reg) steps.columns,
-                pitch = in(reg) steps.pitch * size_of::<Lanes>(),
-                stride = in(reg) steps.stride * size_of::<Lanes>(),
+                pitch = in(reg) steps.pitch.wrapping_mul(size_of::<Lanes>()),
+                stride = in(reg) steps.stride.wrapping_mul(size_of::<Lanes>()),
                 line = in(reg) size_of::<Lanes>(),
                 sums = in(reg) sums.as_mut_ptr(),
                 sums_pitch = in(reg) sums_pitch * size_of::<Lanes>(),
@@ -217,5 +227,32 @@ impl Drop for Tiles {
         }
         // SAFETY: the instruction exists where tiles were configured.
         unsafe { asm!("tilerelease", options(nomem, nostack)) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_outside_of_the_factors_do_not_fit() {
+        let steps = |rows, pitch, columns, stride| Steps { rows, pitch, columns, stride };
+        assert!(steps(3, 7, 2, 1).fit(2 * 7 + 1 + SIDE, 6 * STEP));
+        assert!(!steps(3, 7, 2, 1).fit(2 * 7 + SIDE, 6 * STEP));
+        assert!(!steps(3, 7, 2, 1).fit(2 * 7 + 1 + SIDE, 6 * STEP - 1));
+        let (half, most) = (usize::MAX / 2 + 1, usize::MAX);
+        // Sums and products that would wrap to 0 or little.
+        for steps in [
+            steps(0, 1, 1, 1),
+            steps(1, 1, 0, 1),
+            steps(3, half, 1, 1),
+            steps(1, 1, 3, half),
+            steps(2, most - SIDE + 1, 1, 1),
+            steps(2, half, 2, half),
+            steps(half, 0, 2, 0),
+            steps(half / STEP * 2, 0, 1, 0),
+        ] {
+            assert!(!steps.fit(1000, 1000), "{steps:?}");
+        }
     }
 }

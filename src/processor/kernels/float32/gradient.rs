@@ -1,50 +1,20 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The gradient at feature maps that are looked at or pooled: what the losses there want, and what comes back from
+//! The gradient at feature maps that a loss looks at or that are pooled: that of the losses and what comes back from
 //! deeper layers, behind the ReLU.
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx;
-use super::{Pooling, Shape, gram::sum};
-#[cfg(target_arch = "x86_64")]
-use crate::processor::Kind;
-use crate::processor::{Engine, Lanes, Parts, Task, Vector, matrix::Product};
+use crate::processor::{
+    Engine, Lanes, Parts, Task, Vector,
+    kernels::{ContentTarget, Incoming, Shape, sum},
+    matrix::Product,
+};
 
-/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is torn.
+/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is divided.
 const STRETCH: usize = 36;
 
-/// Feature maps that the image shall have.
-#[derive(Clone, Copy)]
-pub struct ContentTarget<'a> {
-    /// Of the same shape.
-    pub features: &'a [Lanes],
-    /// By which the difference from them is multiplied to give the gradient.
-    pub slope: f32,
-}
-
-/// The gradient that comes back from deeper layers.
-#[derive(Clone, Copy)]
-pub enum Incoming<'a> {
-    /// There are none.
-    Nothing,
-    /// It has the same shape.
-    Direct(&'a [Lanes]),
-    /// It is for what a pooling made of the feature maps.
-    Pooled(Pooling, &'a [Lanes]),
-}
-
-/// How many squares [`gradient_at`] needs memory for.
-pub fn jobs_at(shape: Shape) -> usize {
-    shape.height.div_ceil(2)
-}
-
-/// Replaces feature maps by the gradient for them: where they are zero, zero, and elsewhere the sum of all terms.
-///
-/// `style` is the slope of the Gram matrix, packed; see [`GramMatrix::difference`](super::GramMatrix::difference).
-/// Returns the squared distance from the content. `squares` is memory for its summands.
-pub fn gradient_at(
+pub(super) fn gradient_at(
     engine: &mut Engine,
     shape: Shape,
     features: &mut [Lanes],
@@ -53,10 +23,6 @@ pub fn gradient_at(
     incoming: Incoming,
     squares: &mut Vec<f64>,
 ) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if engine.kind() == Kind::Amx {
-        return amx::gradient_at(engine, shape, features, style, content, incoming, squares);
-    }
     assert_eq!(features.len(), shape.lanes());
     assert!(style.is_none_or(|style| style.len() == shape.channels * shape.blocks()));
     assert!(content.is_none_or(|content| content.features.len() == shape.lanes()));
@@ -66,23 +32,23 @@ pub fn gradient_at(
         Incoming::Pooled(_, gradient) => assert_eq!(gradient.len(), shape.pooled().lanes()),
     }
     let kind = engine.kind();
-    let pairs = jobs_at(shape);
+    let pairs = shape.height.div_ceil(2);
     squares.clear();
     squares.resize(pairs, 0.0);
-    let features = Parts::new(features);
+    let features = &Parts::new(features);
     let parts = Parts::new(squares);
     engine.for_each(pairs, 2 * shape.blocks() * STRETCH, |pair, scratch| {
         // SAFETY: no other job has this number.
-        let squares = unsafe { &mut parts.part(pair..pair + 1)[0] };
+        let mut squares = unsafe { parts.part(pair..pair + 1) };
         let rows = 2 * pair..shape.height.min(2 * pair + 2);
-        kind.run(Job { shape, features, style, content, incoming, rows, scratch, squares });
+        kind.run(Job { shape, features, style, content, incoming, rows, scratch, squares: &mut squares[0] });
     });
     squares.iter().sum()
 }
 
 struct Job<'a> {
     shape: Shape,
-    features: Parts<'a, Lanes>,
+    features: &'a Parts<'a, Lanes>,
     style: Option<&'a [Lanes]>,
     content: Option<ContentTarget<'a>>,
     incoming: Incoming<'a>,
@@ -128,19 +94,23 @@ impl Job<'_> {
         unsafe { V::multiply(&product) };
     }
 
-    /// Puts the terms of one block together, window by window.
+    /// Adds up the terms of one block, window by window.
     #[inline(always)]
     fn finish<V: Vector>(&mut self, block: usize, columns: Range<usize>) {
-        let Shape { width, .. } = self.shape;
         let zero = V::splat(0.0);
         let mut squares = zero;
-        for left in columns.clone().step_by(2) {
-            let within = |n: usize| self.rows.start + n / 2 < self.rows.end && left + n % 2 < width;
-            let at = |n: usize| block * self.shape.positions() + (self.rows.start + n / 2) * width + left + n % 2;
+        let start = |row: usize| block * self.shape.positions() + row * self.shape.width + columns.start;
+        let starts = [start(self.rows.start), start(self.rows.end - 1)];
+        let lengths = [columns.len(), if self.rows.len() == 2 { columns.len() } else { 0 }];
+        // SAFETY: no other job has these rows.
+        let [mut upper, mut lower] = unsafe { [0, 1].map(|n| self.features.part(starts[n]..starts[n] + lengths[n])) };
+        let rows: [&mut [Lanes]; 2] = [&mut upper, &mut lower];
+        for left in (0..columns.len()).step_by(2) {
+            let within = |n: usize| left + n % 2 < lengths[n / 2];
+            let at = |n: usize| starts[n / 2] + left + n % 2;
             let mut window = [zero; 4];
             for (n, value) in window.iter_mut().enumerate().filter(|(n, _)| within(*n)) {
-                // SAFETY: no other job has these rows.
-                *value = V::load(unsafe { &self.features.part(at(n)..at(n) + 1)[0] });
+                *value = V::load(&rows[n / 2][left + n % 2]);
             }
             let mut gradient = [zero; 4];
             match self.incoming {
@@ -152,8 +122,8 @@ impl Job<'_> {
                 }
                 Incoming::Pooled(pooling, incoming) if within(3) => {
                     let pooled = self.shape.pooled();
-                    let at = block * pooled.positions() + self.rows.start / 2 * pooled.width + left / 2;
-                    gradient = unpool(pooling, window, V::load(&incoming[at]));
+                    let row = block * pooled.positions() + self.rows.start / 2 * pooled.width;
+                    gradient = pooling.backward(window, V::load(&incoming[row + (columns.start + left) / 2]));
                 }
                 // No window covers a last odd row or column.
                 Incoming::Pooled(..) => {}
@@ -162,48 +132,21 @@ impl Job<'_> {
                 let mut value = gradient[n];
                 if self.style.is_some() {
                     let row = n / 2 * self.shape.blocks() + block;
-                    value = value.add(V::load(&self.scratch[row * STRETCH + left - columns.start + n % 2]));
+                    value = value.add(V::load(&self.scratch[row * STRETCH + left + n % 2]));
                 }
                 if let Some(content) = self.content {
                     let difference = window[n].sub(V::load(&content.features[at(n)]));
                     squares = difference.mul_add(difference, squares);
                     value = difference.mul_add(V::splat(content.slope), value);
                 }
-                // SAFETY: no other job has these rows.
-                let place = unsafe { &mut self.features.part(at(n)..at(n) + 1)[0] };
-                value.keep(window[n].above(zero)).store(place);
+                value.keep(window[n].above(zero)).store(&mut rows[n / 2][left + n % 2]);
             }
         }
         *self.squares += sum(squares);
     }
 }
 
-/// Hands the gradient of a pooled value to the four it was made from: of a maximum, to the first in reading order
-/// that has it.
-#[inline(always)]
-pub fn unpool<V: Vector>(pooling: Pooling, window: [V; 4], gradient: V) -> [V; 4] {
-    match pooling {
-        Pooling::Average => [gradient.mul(V::splat(0.25)); 4],
-        Pooling::Max => {
-            let maximum = window[0].max(window[1]).max(window[2].max(window[3]));
-            let mut parts = [gradient; 4];
-            let mut unclaimed = u16::MAX;
-            for (part, value) in parts.iter_mut().zip(window) {
-                let claimed = value.equals(maximum) & unclaimed;
-                unclaimed &= !claimed;
-                *part = gradient.keep(claimed);
-            }
-            parts
-        }
-    }
-}
-
-/// The sum of the squares of feature maps. `squares` is memory for its summands.
-pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if engine.kind() == Kind::Amx {
-        return amx::squared_norm(engine, shape, features, squares);
-    }
+pub(super) fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64 {
     assert_eq!(features.len(), shape.lanes());
     let kind = engine.kind();
     let rows = shape.blocks() * shape.height;
@@ -212,8 +155,8 @@ pub fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squar
     let parts = Parts::new(squares);
     engine.for_each(rows, 0, |row, _| {
         // SAFETY: no other job has this number.
-        let squares = unsafe { &mut parts.part(row..row + 1)[0] };
-        kind.run(Squares { row: &features[row * shape.width..][..shape.width], squares });
+        let mut squares = unsafe { parts.part(row..row + 1) };
+        kind.run(Squares { row: &features[row * shape.width..][..shape.width], squares: &mut squares[0] });
     });
     squares.iter().sum()
 }

@@ -4,31 +4,25 @@
 
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::Convolution;
-use crate::processor::{Engine, LANES, Parts, vector::HalfLanes};
+use crate::processor::{
+    Engine, LANES, Parts,
+    kernels::{Convolution, Direction},
+    vector::HalfLanes,
+};
 
 /// Weights of a filter for one channel.
 pub const TAPS: usize = 9;
 
-/// Which way a convolution is passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From input to output.
-    Forward,
-    /// From the gradient of the output to that of the input.
-    Backward,
-}
-
 /// The filters of a convolution in one direction.
 ///
-/// Small images do so little with each weight that reading the weights takes longer than computing. So they are short:
-/// numbers of 16 bits, exact for weights that were published in that format and right to 2^-11 for others.
+/// For small images, reading the weights takes longer than computing with them. So they are stored in 16 bits: exact
+/// for weights that were published in that format, with a relative error of 2^-11 for others.
 pub struct HalfFilters {
-    /// Channels that go in.
+    /// Channels of the input.
     pub(super) inputs: usize,
-    /// Channels that come out.
+    /// Channels of the output.
     pub(super) outputs: usize,
-    /// What a one among the packed weights stands for: a power of two, so that the largest are just in range.
+    /// The scale of the packed weights: a power of two with which the largest are just in range.
     pub(super) unit: f32,
     /// `[panel of outputs][input][block of outputs][tap]`
     pub(super) packed: Vec<HalfLanes>,
@@ -51,11 +45,11 @@ impl HalfFilters {
             for input in 0..inputs {
                 let start = ((block / panel * inputs + input) * panel + block % panel) * TAPS;
                 // SAFETY: no other job has this block.
-                let taps = unsafe { parts.part(start..start + TAPS) };
+                let mut taps = unsafe { parts.part(start..start + TAPS) };
                 for (tap, lanes) in taps.iter_mut().enumerate() {
                     let weights: [f32; LANES] = std::array::from_fn(|lane| {
                         let output = block * LANES + lane;
-                        // Backward, an output reaches the input from the other side.
+                        // Backward, inputs and outputs are swapped and the kernel is rotated by 180 degrees.
                         let (filter, tap) = match direction {
                             Direction::Forward => (output * inputs + input, tap),
                             Direction::Backward => (input * outputs + output, TAPS - 1 - tap),
@@ -70,9 +64,9 @@ impl HalfFilters {
     }
 }
 
-/// The power of two by which to divide numbers of which this is the largest.
+/// The power of two by which to divide numbers, given the largest.
 fn unit(largest: f32) -> f32 {
-    // One bit of room, as rounding may reach the next power.
+    // One bit of room: rounding may reach the next power.
     let exponent = (largest / f16::MAX.to_f32()).log2().ceil() + 1.0;
     exponent.clamp(-100.0, 100.0).exp2()
 }

@@ -3,11 +3,11 @@
 //! 3x3 convolution by the minimal filtering algorithm F(4x4, 3x3) of Winograd (1980; Lavin and Gray 2016): 36
 //! products for 16 outputs that take 144 directly.
 //!
-//! A job takes a few tiles of 4x4 outputs through all steps, so that what is between them stays in the cache: the 6x6
+//! A job computes a few tiles of 4x4 outputs from start to end, so that intermediate results stay in the cache: the 6x6
 //! inputs of each tile are transformed, and so are the filters; the 36 matrices of tiles times channels are multiplied
 //! with those of the filters, and the products transformed back. Transforming the filters in each job costs a few
-//! hundredths of the products. Transforming them once would cost more: they take four times the memory then, and
-//! memory is what small images wait for.
+//! hundredths of the products. Transforming them once would cost more: transformed, they take four times the memory,
+//! and small images are limited by the time to read them.
 //!
 //! The points of interpolation are 0, ±√½, ±√2 and infinity. Their products of one keep the transforms well
 //! conditioned: the error is a fraction of that of the common points 0, ±1, ±2.
@@ -17,13 +17,17 @@ use std::{
     ops::Range,
 };
 
-use super::{
-    Shape,
-    filters::{HalfFilters, TAPS},
+use super::filters::{HalfFilters, TAPS};
+use crate::processor::{
+    Engine, LANES, Lanes, Parts, Task, Vector,
+    kernels::{
+        Shape,
+        epilogue::{Epilogue, SharedEpilogue},
+    },
+    matrix::Product,
 };
-use crate::processor::{Engine, LANES, Lanes, Parts, Task, Vector, matrix::Product};
 
-/// An array by what each element is. Closures, as `array::from_fn` has, would not surely be inlined.
+/// An array from an expression for each element. `array::from_fn` takes a closure, which might not be inlined.
 macro_rules! array {
     ([$($value:literal),*] |$n:ident| $element:expr) => {
         [$({
@@ -53,22 +57,11 @@ const SIDE: usize = 4;
 const REACH: usize = 6;
 /// Products of a tile.
 const POINTS: usize = REACH * REACH;
-/// Tiles of a job, which meet each transformed filter while it is in the cache.
+/// Tiles of a job, which are multiplied with each transformed filter while it is in the cache.
 const TILES: usize = 48;
 /// Blocks of inputs whose filters are transformed at a time: the matrix of one point fits into the first-level cache,
 /// those of all 36 into the second.
 const CHUNK: usize = 4;
-
-/// What becomes of the results of a convolution.
-#[derive(Clone, Copy)]
-pub enum Epilogue<'a> {
-    /// The bias is added and what is negative becomes zero. One bit for each number tells if it is above zero.
-    Relu { bias: &'a [f32], positive: Option<Parts<'a, u16>> },
-    /// Numbers whose bit is not set become zero.
-    Masked(&'a [u16]),
-    /// They stay.
-    Plain,
-}
 
 /// Convolves `input`, of shape `shape`, with `filters`.
 pub fn convolve(
@@ -83,19 +76,11 @@ pub fn convolve(
     assert_eq!(filters.inputs, shape.channels);
     assert_eq!(input.len(), shape.lanes());
     assert_eq!(output.len(), blocks * shape.positions());
-    match epilogue {
-        Epilogue::Relu { bias, positive } => {
-            assert_eq!(bias.len(), blocks * LANES);
-            assert!(positive.is_none_or(|positive| positive.has_length(output.len())));
-        }
-        Epilogue::Masked(bits) => assert_eq!(bits.len(), output.len()),
-        Epilogue::Plain => {}
-    }
-
+    let epilogue = &epilogue.share(filters.outputs, output.len());
     let kind = engine.kind();
     let tiles = shape.height.div_ceil(SIDE) * shape.width.div_ceil(SIDE);
     let plan = Plan::new(tiles, shape.blocks(), blocks, kind.panel(), engine.threads());
-    let output = Parts::new(output);
+    let output = &Parts::new(output);
     engine.for_each(plan.jobs(), plan.scratch(), |job, scratch| {
         // Jobs that share their columns follow each other: their filters are still in the cache.
         let (part, group) = (job / plan.groups, job % plan.groups);
@@ -105,18 +90,18 @@ pub fn convolve(
     });
 }
 
-/// How a convolution is divided into jobs. It does not change any result.
+/// How a convolution is divided into jobs. It has no influence on the result.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     depth: usize,
     panel: usize,
     /// Tiles of a job.
     tiles: usize,
-    /// How many times that covers all tiles.
+    /// How many jobs that makes for all tiles.
     groups: usize,
     /// Blocks of outputs of a job.
     columns: usize,
-    /// How many times that covers all blocks.
+    /// How many jobs that makes for all blocks.
     parts: usize,
 }
 
@@ -144,7 +129,7 @@ impl Plan {
     }
 }
 
-/// From the matrix of one point to the next. One more than needed: else all 36 would compete for one set of the cache.
+/// From the matrix of one point to the next. One more than needed, or all 36 would compete for one set of the cache.
 fn point_step(blocks: usize, rows: usize) -> usize {
     blocks * rows + 1
 }
@@ -153,8 +138,8 @@ struct Job<'a> {
     shape: Shape,
     input: &'a [Lanes],
     filters: &'a HalfFilters,
-    epilogue: Epilogue<'a>,
-    output: Parts<'a, Lanes>,
+    epilogue: &'a SharedEpilogue<'a>,
+    output: &'a Parts<'a, Lanes>,
     tiles: Range<usize>,
     columns: Range<usize>,
     scratch: &'a mut [Lanes],
@@ -254,7 +239,7 @@ impl Job<'_> {
         let across = width.div_ceil(SIDE);
         let unit = V::splat(self.filters.unit);
         let mut bias = Lanes::ZERO;
-        if let Epilogue::Relu { bias: biases, .. } = self.epilogue {
+        if let SharedEpilogue::Relu { bias: biases, .. } = self.epilogue {
             bias.0.copy_from_slice(&biases[block * LANES..][..LANES]);
         }
         let (bias, zero) = (V::load(&bias), V::splat(0.0));
@@ -266,22 +251,32 @@ impl Job<'_> {
             for y in 0..SIDE.min(height - top) {
                 let start = (block * height + top + y) * width + left;
                 // SAFETY: no other job has this tile and block.
-                let outputs = unsafe { self.output.part(start..start + visible) };
+                let mut outputs = unsafe { self.output.part(start..start + visible) };
                 let row = output_transform(six!(|x| columns[x][y]));
-                for (x, (&value, output)) in row.iter().zip(outputs).enumerate() {
-                    let value = match self.epilogue {
-                        Epilogue::Relu { positive, .. } => {
+                let row = row.iter().zip(outputs.iter_mut());
+                match self.epilogue {
+                    SharedEpilogue::Relu { positive, .. } => {
+                        // SAFETY: as for the outputs.
+                        let mut positive =
+                            positive.as_ref().map(|positive| unsafe { positive.part(start..start + visible) });
+                        for (x, (value, output)) in row.enumerate() {
                             let value = value.mul_add(unit, bias).max(zero);
-                            if let Some(positive) = positive {
-                                // SAFETY: as for the outputs.
-                                unsafe { positive.part(start + x..start + x + 1)[0] = value.above(zero) };
+                            if let Some(positive) = &mut positive {
+                                positive[x] = value.above(zero);
                             }
-                            value
+                            value.store(output);
                         }
-                        Epilogue::Masked(bits) => value.mul(unit).keep(bits[start + x]),
-                        Epilogue::Plain => value.mul(unit),
-                    };
-                    value.store(output);
+                    }
+                    SharedEpilogue::Masked(bits) => {
+                        for ((value, output), bits) in row.zip(&bits[start..]) {
+                            value.mul(unit).keep(*bits).store(output);
+                        }
+                    }
+                    SharedEpilogue::Plain => {
+                        for (value, output) in row {
+                            value.mul(unit).store(output);
+                        }
+                    }
                 }
             }
         }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::sync::{Arc, OnceLock};
+
+use crate::{
+    network::Vgg,
+    processor::{
+        Engine,
+        kernels::{Direction, FirstConvolution, Kernels},
+    },
+};
+
+/// The filters of a network, packed for one backend and one kind of instructions. They are packed when they are first
+/// wanted, and shared by all objectives with the same weights: another style, size or choice of layers packs nothing.
+pub(super) struct PackedNetwork<K: Kernels> {
+    first: OnceLock<FirstConvolution>,
+    /// Of each convolution, forward and backward; those of the first one stay empty.
+    filters: Vec<[OnceLock<K::Filters>; 2]>,
+}
+
+impl<K: Kernels> PackedNetwork<K> {
+    /// The packed filters of these weights for the engine's kind of instructions.
+    pub(super) fn of(weights: &Vgg, engine: &Engine) -> Arc<Self> {
+        weights.derived(engine.kind().name(), || Self {
+            first: OnceLock::new(),
+            filters: weights.convolutions().iter().map(|_| [OnceLock::new(), OnceLock::new()]).collect(),
+        })
+    }
+
+    /// Packs the first so many convolutions in both directions.
+    pub(super) fn pack(&self, weights: &Vgg, engine: &mut Engine, count: usize) {
+        if count > 0 {
+            self.first(weights, engine);
+        }
+        for n in 1..count {
+            self.filters(weights, engine, n, Direction::Forward);
+            self.filters(weights, engine, n, Direction::Backward);
+        }
+    }
+
+    /// The first convolution. The weights are those of [`of`](Self::of).
+    pub(super) fn first(&self, weights: &Vgg, engine: &Engine) -> &FirstConvolution {
+        self.first.get_or_init(|| FirstConvolution::new(engine, &weights.convolutions()[0], weights.mean()))
+    }
+
+    /// The filters of convolution `n`, counted from 0 but not 0. The weights are those of [`of`](Self::of).
+    pub(super) fn filters(&self, weights: &Vgg, engine: &mut Engine, n: usize, direction: Direction) -> &K::Filters {
+        let [forward, backward] = &self.filters[n];
+        let filters = match direction {
+            Direction::Forward => forward,
+            Direction::Backward => backward,
+        };
+        filters.get_or_init(|| K::pack(engine, &weights.convolutions()[n], direction))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::{Kind, Processor, kernels::Float32};
+
+    #[test]
+    fn filters_are_packed_once_for_all_objectives() {
+        let weights = Vgg::built_in().unwrap();
+        let engine = || Engine::new(Processor::new(Kind::Portable, 1).unwrap());
+        let (mut one, mut other) = (engine(), engine());
+        let packed = PackedNetwork::<Float32>::of(&weights, &one);
+        packed.pack(&weights, &mut one, 3);
+        let same = PackedNetwork::<Float32>::of(&weights, &other);
+        for n in 1..3 {
+            for direction in [Direction::Forward, Direction::Backward] {
+                let filters = packed.filters(&weights, &mut one, n, direction);
+                assert!(std::ptr::eq(filters, same.filters(&weights, &mut other, n, direction)));
+            }
+        }
+        assert!(std::ptr::eq(packed.first(&weights, &one), same.first(&weights, &other)));
+        assert!(packed.filters[3].iter().all(|filters| filters.get().is_none()), "more than was wanted");
+    }
+}
