@@ -14,7 +14,7 @@ use std::{
 use gst_app::AppSrc;
 use gst_video::{VideoFormat, VideoInfo};
 use image::{
-    AnimationDecoder, DynamicImage, Frame, ImageDecoder, ImageFormat, ImageReader, ImageResult,
+    AnimationDecoder, DynamicImage, Frame, ImageDecoder, ImageFormat, ImageReader, ImageResult, Limits,
     codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
     metadata::Orientation,
 };
@@ -27,6 +27,13 @@ const FORMATS: [ImageFormat; 6] =
 /// How long a picture is shown that does not say it, or says no more than 10 ms: as long as browsers show it.
 const DEFAULT_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 const SHORTEST_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(11);
+
+/// The most memory, in bytes, that decoding may take.
+const MOST_MEMORY: u64 = 1 << 30;
+
+/// How many pictures of four bytes a pixel the decoder of an animation holds: the canvas before and after a frame, the
+/// frame, and one to convert.
+const PICTURES_OF_ANIMATION: u64 = 4;
 
 type Frames = Box<dyn Iterator<Item = ImageResult<(DynamicImage, gst::ClockTime)>>>;
 
@@ -43,6 +50,7 @@ impl Picture {
         let format = reader(path)?.format();
         let Some(format) = format.filter(|format| FORMATS.contains(format)) else { return Ok(None) };
         let mut decoder = reader(path)?.into_decoder()?;
+        reserve(&decoder, decoder.total_bytes())?;
         let (width, height) = match orientation(&mut decoder) {
             Orientation::Rotate90
             | Orientation::Rotate270
@@ -120,40 +128,80 @@ impl Picture {
     }
 }
 
+/// Reads a file, whose content alone decides what it is: `ImageReader::open` would also go by the name.
 fn reader(path: &Path) -> Result<ImageReader<BufReader<File>>> {
-    Ok(ImageReader::open(path)?.with_guessed_format()?)
+    let mut reader = ImageReader::new(BufReader::new(File::open(path)?)).with_guessed_format()?;
+    reader.limits(limits());
+    Ok(reader)
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_MEMORY);
+    limits
+}
+
+/// Refuses a picture that takes too many bytes. The decoders check only a part of what they allocate.
+fn reserve(decoder: &impl ImageDecoder, bytes: u64) -> Result<()> {
+    limits().reserve(bytes).map_err(|_| {
+        let (width, height) = decoder.dimensions();
+        format!("{width}x{height} pixels take more than {} MiB of memory to decode", MOST_MEMORY >> 20).into()
+    })
 }
 
 /// Decodes the frames of a picture or an animation, each with its duration.
 fn frames(path: &Path, format: ImageFormat) -> Result<Frames> {
     let file = BufReader::new(File::open(path)?);
     Ok(match format {
-        ImageFormat::Gif => animated(GifDecoder::new(file)?),
+        ImageFormat::Gif => {
+            let mut decoder = GifDecoder::new(file)?;
+            let orientation = prepare_animation(&mut decoder)?;
+            animated(decoder, orientation)
+        }
         ImageFormat::Png => {
-            let decoder = PngDecoder::new(file)?;
-            if decoder.is_apng()? { animated(decoder.apng()?) } else { still(path)? }
+            let mut decoder = PngDecoder::with_limits(file, limits())?;
+            if !decoder.is_apng()? {
+                return still(path);
+            }
+            let orientation = prepare_animation(&mut decoder)?;
+            animated(decoder.apng()?, orientation)
         }
         ImageFormat::WebP => {
-            let decoder = WebPDecoder::new(file)?;
-            if decoder.has_animation() { animated(decoder) } else { still(path)? }
+            let mut decoder = WebPDecoder::new(file)?;
+            if !decoder.has_animation() {
+                return still(path);
+            }
+            let orientation = prepare_animation(&mut decoder)?;
+            animated(decoder, orientation)
         }
         _ => still(path)?,
     })
 }
 
-fn animated(decoder: impl AnimationDecoder<'static>) -> Frames {
-    let with_duration = |frame: Frame| {
+/// Checks that an animation fits into memory, and returns how its frames have to be turned.
+fn prepare_animation(decoder: &mut impl ImageDecoder) -> Result<Orientation> {
+    let (width, height) = decoder.dimensions();
+    reserve(decoder, (4 * PICTURES_OF_ANIMATION).saturating_mul(u64::from(width) * u64::from(height)))?;
+    decoder.set_limits(limits())?;
+    Ok(orientation(decoder))
+}
+
+fn animated(decoder: impl AnimationDecoder<'static>, orientation: Orientation) -> Frames {
+    let finish = move |frame: Frame| {
         let (numerator, denominator) = frame.delay().numer_denom_ms();
         let duration = gst::ClockTime::from_useconds(1000 * u64::from(numerator) / u64::from(denominator.max(1)));
         let duration = if duration < SHORTEST_DURATION { DEFAULT_DURATION } else { duration };
-        (frame.into_buffer().into(), duration)
+        let mut picture = DynamicImage::from(frame.into_buffer());
+        picture.apply_orientation(orientation);
+        (picture, duration)
     };
-    Box::new(decoder.into_frames().map(move |frame| frame.map(with_duration)))
+    Box::new(decoder.into_frames().map(move |frame| frame.map(finish)))
 }
 
 /// Decodes a picture and turns it upright.
 fn still(path: &Path) -> Result<Frames> {
     let mut decoder = reader(path)?.into_decoder()?;
+    reserve(&decoder, decoder.total_bytes())?;
     let orientation = orientation(&mut decoder);
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
