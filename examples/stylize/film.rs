@@ -6,10 +6,7 @@ use std::{
     fs::File,
     io::Read,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use gst::{glib, prelude::*};
@@ -17,14 +14,14 @@ use gst::{glib, prelude::*};
 use crate::{Result, movie_header::MovieHeader};
 
 /// Makes the frames progressive and turns them upright, since few containers can tell a player to do so. The linear
-/// method leaves no comb and keeps the times of all frames, which most others do not. From YUV to 8 bits of RGB in one
-/// step videoconvert loses two levels and more, by way of more bits at most one.
+/// method leaves no comb and keeps the times of all frames, which most others do not. From YUV directly to 8-bit RGB,
+/// videoconvert is off by two levels or more; with 12 or 16 bits in between, by at most one.
 pub const CONVERSION: &str = "videoconvert ! deinterlace fields=top method=linear \
     ! video/x-raw,interlace-mode=progressive \
     ! videoconvert ! video/x-raw,format={GBR_12LE,ARGB64} ! videoconvert dither=none \
     ! videoflip video-direction=auto";
 
-/// How much of a film may be missing without a word: durations are often rounded, or that of a stream not in use.
+/// How much of a film may be missing before a warning: durations are often rounded.
 const TOLERANCE: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
 /// A Matroska film that begins later than this is a piece of a longer one, and begins where its first block does.
@@ -37,13 +34,13 @@ const HEIF_STARTS: [&[u8]; 4] = [b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypav
 pub struct Film {
     decoder: gst::Element,
     header: Option<Arc<MovieHeader>>,
-    end: End,
+    ends: Ends,
 }
 
 impl Film {
     pub fn open(path: &Path) -> Result<Self> {
         if is_heif(path)? {
-            return Err("HEIC and AVIF pictures cannot be read: convert it to PNG or JPEG first".into());
+            return Err("HEIC and AVIF pictures cannot be read: convert them to PNG or JPEG first".into());
         }
         let decoder = gst::ElementFactory::make("uridecodebin")
             .property("uri", glib::filename_to_uri(path, None)?)
@@ -60,7 +57,7 @@ impl Film {
                 None
             });
         }
-        Ok(Self { decoder, header, end: End::default() })
+        Ok(Self { decoder, header, ends: Ends::default() })
     }
 
     /// The element with the decoded streams.
@@ -75,8 +72,8 @@ impl Film {
     }
 
     /// How far the decoded streams came that are watched.
-    pub fn end(&self) -> &End {
-        &self.end
+    pub fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Whether a demuxer stopped without a stream. decodebin of GStreamer 1.22 loses an error that comes while it adds
@@ -89,31 +86,67 @@ impl Film {
         elements(&self.decoder).any(|element| is_demuxer(&element) && has_stopped(&element))
     }
 
-    /// What to say if less came than the film is said to have.
+    /// What to say if less came than the header of the film says.
+    ///
+    /// MP4 and QuickTime tell how long each track is. Matroska tells how long the longest is, which may be one that is
+    /// not watched, such as subtitles: then nothing is said. In other containers durations are estimated.
     pub fn shortfall(&self) -> Option<String> {
-        let end = gst::ClockTime::from_nseconds(self.end.0.load(Ordering::Relaxed));
-        let duration = self.duration()?;
-        (end + TOLERANCE < duration).then(|| {
-            format!(
-                "the input ends after {:.1} s, but says that it has {:.1} s: the file may be incomplete or damaged",
-                end.seconds_f64(),
-                duration.seconds_f64()
-            )
+        let ends = self.ends.lock();
+        let last = |kind| ends.iter().filter(|end| end.kind == kind).map(|end| end.time).max();
+        let (video, sound) = (last(Kind::Video), last(Kind::Sound));
+        let promises = match &self.header {
+            Some(header) => vec![("video", video, header.video), ("sound", sound, header.sound)],
+            None => {
+                let demuxer = elements(&self.decoder).find(|element| is_made_by(element, "matroskademux"))?;
+                let is_all_watched = usize::from(demuxer.num_src_pads()) == ends.len();
+                vec![("input", video.max(sound), self.duration().filter(|_| is_all_watched))]
+            }
+        };
+        promises.into_iter().find_map(|(what, end, duration)| {
+            let (end, duration) = (end?, duration?);
+            (end + TOLERANCE < duration).then(|| {
+                format!(
+                    "the {what} ends after {:.1} s, but the header says {:.1} s: the file may be incomplete or damaged",
+                    end.seconds_f64(),
+                    duration.seconds_f64()
+                )
+            })
         })
     }
 }
 
-/// The running time that decoded streams reach, in nanoseconds.
-#[derive(Clone, Default)]
-pub struct End(Arc<AtomicU64>);
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    Video,
+    Sound,
+}
 
-impl End {
+/// The running times that the decoded streams reach.
+#[derive(Clone, Default)]
+pub struct Ends(Arc<Mutex<Vec<End>>>);
+
+struct End {
+    kind: Kind,
+    time: gst::ClockTime,
+}
+
+impl Ends {
+    fn lock(&self) -> MutexGuard<'_, Vec<End>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes how far the stream of a pad comes.
-    pub fn watch(&self, pad: &gst::Pad) {
-        let end = self.0.clone();
+    pub fn watch(&self, pad: &gst::Pad, kind: Kind) {
+        let ends = self.clone();
+        let index = {
+            let mut ends = ends.lock();
+            ends.push(End { kind, time: gst::ClockTime::ZERO });
+            ends.len() - 1
+        };
         pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             if let Some(time) = info.buffer().and_then(|buffer| running_end(pad, buffer)) {
-                end.fetch_max(time.nseconds(), Ordering::Relaxed);
+                let end = &mut ends.lock()[index].time;
+                *end = time.max(*end);
             }
             gst::PadProbeReturn::Ok
         });
@@ -141,8 +174,9 @@ fn is_demuxer(element: &gst::Element) -> bool {
     element.factory().is_some_and(|factory| factory.has_type(gst::ElementFactoryType::DEMUXER))
 }
 
+/// Corrects the header in what is pulled from a pad, as qtdemux reads files.
 fn correct_header(pad: &gst::Pad, header: Arc<MovieHeader>) {
-    pad.add_probe(gst::PadProbeType::PULL | gst::PadProbeType::BUFFER, move |_, info| {
+    pad.add_probe(gst::PadProbeType::PULL, move |_, info| {
         let offset = info.offset;
         if let Some(buffer) = info.buffer_mut()
             && let Ok(mut bytes) = buffer.make_mut().map_writable()
@@ -182,4 +216,33 @@ fn running_end(pad: &gst::Pad, buffer: &gst::BufferRef) -> Option<gst::ClockTime
     let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
     let start = segment.to_running_time(buffer.pts()?.max(segment.start()?))?;
     Some(start + buffer.duration().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs, thread,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_demuxer_without_a_stream_gives_up() {
+        gst::init().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap().join("cut_off.mp4");
+        // As a recording that was cut off: its header would come last.
+        fs::write(&path, b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x10mdat12345678").unwrap();
+        let film = Film::open(&path).unwrap();
+        assert!(!film.has_given_up());
+        // With nobody to read the error, whether it is lost or not.
+        let _ = film.decoder().set_state(gst::State::Paused);
+        let start = Instant::now();
+        while !film.has_given_up() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it waits for ever");
+            thread::sleep(Duration::from_millis(10));
+        }
+        film.decoder().set_state(gst::State::Null).unwrap();
+    }
 }

@@ -21,6 +21,9 @@ const VIDEO_ENTRY_FIELDS: usize = 78;
 pub struct MovieHeader {
     /// How long the film is.
     pub duration: Option<gst::ClockTime>,
+    /// How long its video and its sound are. Of several tracks, the shortest counts.
+    pub video: Option<gst::ClockTime>,
+    pub sound: Option<gst::ClockTime>,
     corrections: Vec<Correction>,
 }
 
@@ -34,29 +37,34 @@ impl MovieHeader {
     /// Reads the header of a file; `None` if it has none, or one that is not understood.
     pub fn read(path: &Path) -> Option<Self> {
         let (offset, movie) = read_movie_box(path).ok()??;
-        let mut header = Self { duration: None, corrections: Vec::new() };
         let boxes: Vec<_> = boxes(&movie, 0..movie.len()).collect();
-        let is_fragmented = boxes.iter().any(|found| &found.kind == b"mvex");
-        for found in boxes {
-            match &found.kind {
-                b"mvhd" => {
-                    let (duration, place) = movie_duration(&movie, found.content)?;
-                    header.duration = duration;
-                    if !is_fragmented {
-                        // An edit list may leave out the beginning of the streams. By mistake qtdemux ends them when
-                        // their own time, which counts what is left out, reaches the duration of the film. It does not
-                        // when that is unknown, which is 0, and ends each stream where its edit list does.
-                        let bytes = &[0; 8][..place.len()];
-                        header.corrections.push(Correction { offset: offset + place.start as u64, bytes });
-                    }
-                }
-                b"trak" => {
-                    for colours in misread_colours(&movie, found.content) {
-                        let offset = offset + colours as u64;
-                        header.corrections.push(Correction { offset, bytes: b"free" });
-                    }
-                }
-                _ => {}
+        let find = |kind| boxes.iter().find(|found| &found.kind == kind);
+
+        let fields = find(b"mvhd")?.content.clone();
+        let duration = DurationField::read(&movie, fields, [16, 24])?;
+        // The timescale stands before it.
+        let timescale = u32::from_be_bytes(*movie[..duration.place.start].last_chunk()?);
+        let mut header = Self { duration: duration.at(timescale), video: None, sound: None, corrections: Vec::new() };
+        if find(b"mvex").is_none() {
+            // An edit list may leave out the beginning of the streams. By mistake qtdemux ends them when their own
+            // time, which counts what is left out, reaches the duration of the film. With a duration of 0 (unknown),
+            // each stream ends where its edit list does.
+            let bytes = &[0; 8][..duration.place.len()];
+            header.corrections.push(Correction { offset: offset + duration.place.start as u64, bytes });
+        }
+        for track in boxes.iter().filter(|found| &found.kind == b"trak") {
+            let shortest = match handler(&movie, track.content.clone()) {
+                Some(b"vide") => Some(&mut header.video),
+                Some(b"soun") => Some(&mut header.sound),
+                _ => None,
+            };
+            if let Some(shortest) = shortest
+                && let Some(duration) = track_duration(&movie, track.content.clone(), timescale)
+            {
+                *shortest = Some(shortest.map_or(duration, |shortest| shortest.min(duration)));
+            }
+            for colours in misread_colours(&movie, track.content.clone()) {
+                header.corrections.push(Correction { offset: offset + colours as u64, bytes: b"free" });
             }
         }
         Some(header)
@@ -139,23 +147,45 @@ fn read_movie_box(path: &Path) -> io::Result<Option<(u64, Vec<u8>)>> {
     }
 }
 
-/// The duration that the movie header (mvhd) tells, if it does, and where.
-fn movie_duration(movie: &[u8], content: Range<usize>) -> Option<(Option<gst::ClockTime>, Range<usize>)> {
-    let fields = movie.get(content.clone())?;
-    let (timescale, length) = match *fields.first()? {
-        0 => (12, 4),
-        _ => (20, 8),
-    };
-    let place = timescale + 4..timescale + 4 + length;
-    let digits = fields.get(place.clone())?;
-    let units = digits.iter().fold(0, |units, &byte| units << 8 | u64::from(byte));
-    let timescale = u32::from_be_bytes(*fields.get(timescale..)?.first_chunk()?);
-    let is_known = units != 0 && timescale != 0 && digits.iter().any(|&byte| byte != u8::MAX);
-    let duration = is_known
-        .then(|| u128::from(units) * u128::from(gst::ClockTime::SECOND.nseconds()) / u128::from(timescale))
-        .and_then(|duration| u64::try_from(duration).ok())
-        .map(gst::ClockTime::from_nseconds);
-    Some((duration, content.start + place.start..content.start + place.end))
+/// A duration in the header of the film or of a track.
+struct DurationField {
+    place: Range<usize>,
+    units: u64,
+}
+
+impl DurationField {
+    /// Reads it from a box of version 0 or 1, in which it stands at these places.
+    fn read(movie: &[u8], content: Range<usize>, [short, long]: [usize; 2]) -> Option<Self> {
+        let (start, length) = match *movie.get(content.clone())?.first()? {
+            0 => (content.start + short, 4),
+            _ => (content.start + long, 8),
+        };
+        let place = start..start + length;
+        let digits = movie.get(place.clone()).filter(|_| place.end <= content.end)?;
+        let is_unknown = digits.iter().all(|&byte| byte == u8::MAX);
+        let units = digits.iter().fold(0, |units, &byte| units << 8 | u64::from(byte));
+        Some(Self { place, units: if is_unknown { 0 } else { units } })
+    }
+
+    /// How long it is at so many units in a second, if that is known.
+    fn at(&self, timescale: u32) -> Option<gst::ClockTime> {
+        let nanoseconds = u128::from(self.units) * u128::from(gst::ClockTime::SECOND.nseconds());
+        let duration = u64::try_from(nanoseconds.checked_div(timescale.into())?).ok()?;
+        (duration > 0).then(|| gst::ClockTime::from_nseconds(duration))
+    }
+}
+
+/// How long a track is, in the film, as its header (tkhd) says.
+fn track_duration(movie: &[u8], track: Range<usize>, timescale: u32) -> Option<gst::ClockTime> {
+    let header = boxes(movie, track).find(|found| &found.kind == b"tkhd")?;
+    DurationField::read(movie, header.content, [20, 28])?.at(timescale)
+}
+
+/// What a track holds: `vide`, `soun` or others.
+fn handler(movie: &[u8], track: Range<usize>) -> Option<&[u8; 4]> {
+    let media = boxes(movie, track).find(|found| &found.kind == b"mdia")?;
+    let handler = boxes(movie, media.content).find(|found| &found.kind == b"hdlr")?;
+    movie[handler.content].get(8..)?.first_chunk()
 }
 
 /// Where the kinds of those colour boxes (colr) of a track stand that hide what the stream itself says.

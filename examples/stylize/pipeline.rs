@@ -13,7 +13,7 @@ use gst_pbutils::MissingPluginMessage;
 
 use crate::{
     Result,
-    film::{self, Film},
+    film::{self, Film, Kind},
     input::Input,
     output::{Container, Format, Part},
     picture::Picture,
@@ -144,7 +144,7 @@ impl Pipeline {
                     _ => {}
                 }
             } else if self.film.as_ref().is_some_and(Film::has_given_up) {
-                return Err("GStreamer finds nothing in it".into());
+                return Err("GStreamer finds no streams in the file".into());
             }
             let frames = self.frames.load(Ordering::Relaxed);
             if frames > 0
@@ -234,14 +234,13 @@ fn decode_film(pipeline: &gst::Pipeline, film: &Film, format: &'static Format) -
     let audio_encoder = format.container.as_ref().map(audio_encoder).transpose()?;
     let decoder = film.decoder();
     pipeline.add(decoder)?;
-    let end = film.end().clone();
+    let ends = film.ends().clone();
     let weak = pipeline.downgrade();
     decoder.connect_pad_added(move |decoder, pad| {
         if let Some(pipeline) = weak.upgrade() {
             film::correct_segment(decoder, pad);
-            link(&pipeline, pad, format, audio_encoder);
-            if pad.is_linked() {
-                end.watch(pad);
+            if let Some(kind) = link(&pipeline, pad, format, audio_encoder) {
+                ends.watch(pad, kind);
             }
         }
     });
@@ -255,18 +254,19 @@ fn decode_film(pipeline: &gst::Pipeline, film: &Film, format: &'static Format) -
     Ok(())
 }
 
-/// Takes a decoded stream: the first video and all sound.
-fn link(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, audio_encoder: Option<&str>) {
+/// Takes a decoded stream: the first video and all sound. Returns what it is if it is taken.
+fn link(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, audio_encoder: Option<&str>) -> Option<Kind> {
     let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let Some(stream) = caps.structure(0) else { return };
-    let linked = match (stream.name().as_str(), audio_encoder) {
-        ("video/x-raw", _) => link_video(pipeline, pad, format, stream),
-        ("audio/x-raw", Some(encoder)) => link_audio(pipeline, pad, encoder),
-        _ => return,
+    let stream = caps.structure(0)?;
+    let (kind, linked) = match (stream.name().as_str(), audio_encoder) {
+        ("video/x-raw", _) => (Kind::Video, link_video(pipeline, pad, format, stream)),
+        ("audio/x-raw", Some(encoder)) => (Kind::Sound, link_audio(pipeline, pad, encoder)),
+        _ => return None,
     };
     if let Err(error) = linked {
         gst::element_error!(pipeline, gst::StreamError::WrongType, ("{error}"));
     }
+    pad.is_linked().then_some(kind)
 }
 
 fn link_video(pipeline: &gst::Pipeline, pad: &gst::Pad, format: &Format, stream: &gst::StructureRef) -> Result<()> {

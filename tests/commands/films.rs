@@ -155,17 +155,35 @@ fn keeps_the_time_of_a_late_first_frame() {
     assert_eq!(times, expected);
 }
 
-/// Cuts an MP4 file of one track as players and cutters do that copy the stream: its edit list leaves out what comes
-/// before `start` and after `end`, in milliseconds.
+/// Where the contents of the boxes of a kind start in an MP4 file; see ISO/IEC 14496-12.
+fn boxes(film: &[u8], kind: &[u8; 4]) -> Vec<usize> {
+    film.windows(4).enumerate().filter(|(_, window)| window == kind).map(|(start, _)| start + 4).collect()
+}
+
+fn read(film: &[u8], place: usize) -> u32 {
+    u32::from_be_bytes(film[place..place + 4].try_into().unwrap())
+}
+
+fn write(film: &mut [u8], place: usize, value: u32) {
+    film[place..place + 4].copy_from_slice(&value.to_be_bytes());
+}
+
+/// Cuts an MP4 file as players and cutters do that copy the streams: the edit lists leave out what comes before `start`
+/// and after `end`, in milliseconds.
 fn cut(film: &mut [u8], start: u32, end: u32) {
-    let content = |kind: &[u8; 4]| film.windows(4).position(|window| window == kind).unwrap() + 4;
-    // All of version 0; see ISO/IEC 14496-12.
-    let (movie, track, edits) = (content(b"mvhd"), content(b"mdhd"), content(b"elst"));
-    let read = |place: usize| u32::from_be_bytes(film[place..place + 4].try_into().unwrap());
-    let duration = (end - start) * read(movie + 12) / 1000;
-    let first = read(edits + 12) + start * read(track + 12) / 1000;
-    for (place, value) in [(movie + 16, duration), (edits + 8, duration), (edits + 12, first)] {
-        film[place..place + 4].copy_from_slice(&value.to_be_bytes());
+    // All of version 0.
+    let movie = boxes(film, b"mvhd")[0];
+    let duration = (end - start) * read(film, movie + 12) / 1000;
+    write(film, movie + 16, duration);
+    for track in boxes(film, b"tkhd") {
+        write(film, track + 20, duration);
+    }
+    let (media, edits) = (boxes(film, b"mdhd"), boxes(film, b"elst"));
+    assert_eq!(media.len(), edits.len());
+    for (media, edits) in media.into_iter().zip(edits) {
+        let first = read(film, edits + 12) + start * read(film, media + 12) / 1000;
+        write(film, edits + 8, duration);
+        write(film, edits + 12, first);
     }
 }
 
@@ -193,6 +211,34 @@ fn paints_what_a_cut_film_shows() {
     }
 }
 
+/// What makes a film of the frames given to it and of sound of so many seconds.
+fn with_sound(encoder: &str, seconds: u32) -> String {
+    format!(
+        "{LOSSLESS} {encoder} ! queue ! mux. audiotestsrc num-buffers={} samplesperbuffer=800 \
+         ! audio/x-raw,rate=8000,channels=1 ! avenc_aac ! queue ! mp4mux name=mux faststart=true",
+        10 * seconds
+    )
+}
+
+#[test]
+fn keeps_the_sound_of_a_cut_film() {
+    let place = Place::new();
+    let frames = ramp(30);
+    for (start, end) in [(7, 27), (18, 28)] {
+        place.make_film("cut.mp4", &frames, Range16_235, &with_sound("key-int-max=5 bframes=0", 3));
+        let mut film = fs::read(place.path("cut.mp4")).unwrap();
+        cut(&mut film, 100 * start, 100 * end);
+        fs::write(place.path("cut.mp4"), film).unwrap();
+        let said = place.pass_through("cut.mp4", "painted.mp4");
+        assert!(!said.contains("Warning"), "{said}");
+        assert_eq!(place.count_frames("painted.mp4"), (end - start) as usize);
+        let sound = place.length_of_sound("painted.mp4");
+        // Encoders add up to two blocks of 128 ms at this rate.
+        let expected = u64::from(100 * (end - start));
+        assert!((expected - 10..expected + 256).contains(&sound), "{sound} ms, not {expected}");
+    }
+}
+
 #[test]
 fn keeps_the_levels_of_full_range() {
     let place = Place::new();
@@ -214,13 +260,76 @@ fn warns_of_a_film_that_ends_early() {
     let film = fs::read(place.path("film.mp4")).unwrap();
     fs::write(place.path("film.mp4"), &film[..film.len() * 8 / 10]).unwrap();
     let said = place.pass_through("film.mp4", "painted.mp4");
-    assert!(said.contains("Warning: the input ends after"), "{said}");
+    assert!(said.contains("Warning: the video ends after"), "{said}");
     let found = place.frames("painted.mp4");
     assert!((5..25).contains(&found.len()), "{}", found.len());
     assert_frames(&found, &frames[..found.len()]);
     // Of a picture one frame is wanted.
     let said = place.pass_through("film.mp4", "painted.png");
     assert!(!said.contains("Warning"), "{said}");
+}
+
+#[test]
+fn compares_each_stream_with_its_own_header() {
+    let place = Place::new();
+    place.make_film("film.mp4", &ramp(20), Range16_235, &with_sound("", 4));
+    let whole = fs::read(place.path("film.mp4")).unwrap();
+    let movie = boxes(&whole, b"mvhd")[0];
+    let seconds = read(&whole, movie + 12);
+    let is_video = |track: &usize| {
+        let handler = boxes(&whole, b"hdlr").into_iter().find(|handler| handler > track).unwrap();
+        &whole[handler + 8..handler + 12] == b"vide"
+    };
+    let (video, sound): (Vec<_>, Vec<_>) = boxes(&whole, b"tkhd").into_iter().partition(is_video);
+    for (name, place_of_duration, warning) in [
+        // The film is longer than what is painted if it has subtitles that are.
+        ("subtitles.mp4", movie + 16, None),
+        ("short_video.mp4", video[0] + 20, Some("Warning: the video ends after 2.0 s, but the header says 6.0 s")),
+        ("short_sound.mp4", sound[0] + 20, Some("Warning: the sound ends after 4")),
+    ] {
+        let mut film = whole.clone();
+        write(&mut film, place_of_duration, 6 * seconds);
+        fs::write(place.path(name), film).unwrap();
+        let said = place.pass_through(name, "painted.mkv");
+        match warning {
+            Some(warning) => assert!(said.contains(warning), "{name}: {said}"),
+            None => assert!(!said.contains("Warning"), "{name}: {said}"),
+        }
+    }
+}
+
+#[test]
+fn warns_of_a_matroska_film_that_ends_early() {
+    let place = Place::new();
+    let film = format!("{LOSSLESS} key-int-max=5 ! matroskamux min-cluster-duration=100000000");
+    place.make_film("film.mkv", &ramp(30), Range16_235, &film);
+    let film = fs::read(place.path("film.mkv")).unwrap();
+    fs::write(place.path("film.mkv"), &film[..film.len() * 6 / 10]).unwrap();
+    let said = place.pass_through("film.mkv", "painted.mp4");
+    assert!(said.contains("Warning: the input ends after"), "{said}");
+}
+
+#[test]
+fn subtitles_may_be_longer_than_a_matroska_film() {
+    let place = Place::new();
+    let text = "1\n00:00:00,000 --> 00:00:01,000\nOne\n\n2\n00:00:05,000 --> 00:00:08,000\nTwo\n\n";
+    fs::write(place.path("film.srt"), text).unwrap();
+    let subtitles = format!("filesrc location={} ! subparse ! queue", place.path("film.srt").display());
+    let film = format!("{LOSSLESS} ! queue ! mux. {subtitles} ! matroskamux name=mux");
+    place.make_film("film.mkv", &ramp(20), Range16_235, &film);
+    let duration = place.discover("film.mkv").duration().unwrap();
+    assert!(duration.seconds() >= 5, "the film is no test: {duration}");
+    let said = place.pass_through("film.mkv", "painted.mp4");
+    assert!(!said.contains("Warning"), "{said}");
+}
+
+#[test]
+fn knows_a_film_by_its_content() {
+    let place = Place::new();
+    let frames = ramp(3);
+    place.make_film("film.gif", &frames, Range16_235, &format!("{LOSSLESS} ! mp4mux"));
+    place.pass_through("film.gif", "painted.mp4");
+    assert_frames(&place.frames("painted.mp4"), &frames);
 }
 
 #[test]

@@ -8,7 +8,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -150,6 +154,22 @@ impl Place {
         run_to_end(&pipeline, name);
         let frames = frames.lock().unwrap();
         frames.clone()
+    }
+
+    /// Decodes all sound of a film, and returns how many milliseconds it lasts.
+    pub fn length_of_sound(&self, name: &str) -> u64 {
+        let uri = glib::filename_to_uri(self.path(name), None).unwrap();
+        let description = format!("uridecodebin uri={uri} ! audioconvert ! fakesink name=sink sync=false");
+        let pipeline = gst::parse::launch(&description).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let length = Arc::new(AtomicU64::new(0));
+        let sum = length.clone();
+        let pad = pipeline.by_name("sink").unwrap().static_pad("sink").unwrap();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            sum.fetch_add(info.buffer().unwrap().duration().unwrap().nseconds(), Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+        run_to_end(&pipeline, name);
+        gst::ClockTime::from_nseconds(length.load(Ordering::Relaxed)).mseconds()
     }
 
     /// Decodes all frames of a video.
