@@ -28,11 +28,17 @@ pub struct Container {
     pub audio_encoders: &'static [&'static str],
 }
 
-// Constant quality at which brush strokes stay crisp. The rate control buffer would limit the bitrate to 2 Mbit/s.
-const H264: &str = "x264enc pass=qual quantizer=18 vbv-buf-capacity=0";
+/// H.264 in constant quality at which brush strokes stay crisp. The rate control buffer would limit the bitrate to
+/// 2 Mbit/s.
+macro_rules! h264 {
+    ($settings:literal) => {
+        concat!("x264enc pass=qual quantizer=18 vbv-buf-capacity=0 ", $settings)
+    };
+}
+const H264: &str = h264!("");
 // mp4mux of GStreamer 1.22 takes the decoding times of B-frames for the length of the film, and so hides the last
 // frames of one whose frames are not equally long.
-const H264_IN_ORDER: &str = "x264enc pass=qual quantizer=18 vbv-buf-capacity=0 bframes=0";
+const H264_IN_ORDER: &str = h264!("bframes=0");
 const VP9: &str = "vp9enc min-quantizer=4 max-quantizer=24 row-mt=true";
 const AAC: [&str; 4] = ["fdkaacenc", "avenc_aac", "voaacenc", "opusenc"];
 const OPUS: [&str; 1] = ["opusenc"];
