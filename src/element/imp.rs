@@ -196,7 +196,7 @@ impl NeuralStyle {
             gst::element_imp_warning!(
                 self,
                 gst::LibraryError::Settings,
-                ("working-size counts as {size}: at less the deepest layer sees nothing of the narrow frame or style")
+                ("working-size is raised to {size}: below that, the frame or the style is too small for the deepest layer")
             );
         }
         if let Some(budget) = budget {
