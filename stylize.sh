@@ -33,6 +33,6 @@ source "$root/.ci/install.sh"
 install_missing
 # Cargo looks for its configuration in the current directory, but paths are relative to the caller's.
 # The library is the plugin, where the README tells GStreamer to look for it.
-(cd "$root" && cargo build --release --locked --lib --example stylize)
+(cd "$root" && cargo build --release --locked --features tools --lib --example stylize)
 target=$(cd "$root" && target_directory)
 exec "$target/release/examples/stylize" "$@"

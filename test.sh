@@ -43,7 +43,7 @@ check_without_gstreamer() {
 }
 
 build_plugin() {
-    cargo build --locked --lib --examples
+    cargo build --locked --features tools --lib --examples
 }
 
 # Prints what gst-inspect-1.0 says of the element's own properties. The rest is about the base classes, and differs from
@@ -82,10 +82,10 @@ step "Format"
 cargo fmt --all --check
 
 step "Lints"
-cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --features tools --all-targets -- -D warnings
 
 step "Lints with features"
-cargo clippy --locked --all-targets --features static,capi,doc -- -D warnings
+cargo clippy --locked --all-targets --features tools,static,capi,doc -- -D warnings
 
 step "Documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
@@ -104,4 +104,4 @@ inspect | diff -u "$inspected" - || {
 }
 
 step "Tests"
-G_DEBUG=fatal-criticals cargo test --locked
+G_DEBUG=fatal-criticals cargo test --locked --features tools

@@ -128,7 +128,7 @@ pub enum Error {
 
     /// Frames that take more memory than there is.
     #[error(
-        "frames of {width}x{height} pixels need {} of memory at a working size of {working_size}, and there are {}: {}",
+        "{what} of {width}x{height} pixels need {} of memory at a working size of {working_size}, but only {} is available: {}",
         gigabytes(*needed),
         gigabytes(*available),
         match largest {
@@ -137,6 +137,8 @@ pub enum Error {
         }
     )]
     Memory {
+        /// What takes it: "frames", or what is prepared beside them.
+        what: &'static str,
         /// Width of the frames in pixels.
         width: usize,
         /// Height of the frames in pixels.

@@ -60,7 +60,7 @@ fn a_flush_does_not_undo_a_stop() {
         let lock = src.stream_lock();
         let _ = begin.send(());
         wait_until("the stop begins", || src.pad_flags().contains(gst::PadFlags::FLUSHING));
-        assert!(sink.send_event(gst::event::FlushStop::new(true)) || sink.is_active());
+        sink.send_event(gst::event::FlushStop::new(true));
         drop(lock);
         gst::PadProbeReturn::Ok
     });
@@ -96,4 +96,28 @@ fn no_preparation_outlives_a_stop() {
     wait_until("a preparation begins", || preparations() > 0);
     stop(pipeline);
     assert_eq!(preparations(), 0);
+}
+
+#[test]
+fn a_style_that_is_no_file_does_not_hold_up_a_stop() {
+    let _guard = ONE_AT_A_TIME.lock();
+    init();
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let (pipeline, painter) = launch(
+        "videotestsrc is-live=true ! video/x-raw,format=RGB,width=48,height=32,framerate=20/1 \
+         ! neuralstyle name=painter first-iterations=2 ! fakesink sync=true",
+    );
+    pipeline.set_state(gst::State::Playing).unwrap();
+    wait_until("a frame is painted", || painter.property::<gst::Structure>("stats").n_fields() > 0);
+    painter.set_property("style", pipe.to_str());
+    let bus = pipeline.bus().unwrap();
+    let warning = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Warning]);
+    let text = match warning.as_ref().map(|message| message.view()) {
+        Some(gst::MessageView::Warning(warning)) => warning.error().to_string(),
+        _ => panic!("no warning"),
+    };
+    assert!(text.contains("regular file"), "{text}");
+    stop(pipeline);
 }

@@ -92,6 +92,6 @@ fn uses_of(text: &str) -> Vec<String> {
     let name = |item: &String| -> String {
         item.trim_start().chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
     };
-    let is_module = |name: &String| name.starts_with(|letter: char| letter.is_ascii_lowercase());
-    modules.iter().map(name).filter(is_module).collect()
+    // Everything else at the root of the crate is a re-export, which could hide where it comes from.
+    modules.iter().map(name).filter(|name| !["", "Error", "Result"].contains(&name.as_str())).collect()
 }

@@ -16,8 +16,10 @@
  * plays a film as if it were painted like the picture.
  */
 use std::{
-    mem,
-    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -65,7 +67,7 @@ pub struct NeuralStyle {
     /// Held for a whole frame. Lock it in serialized callbacks, start and stop only.
     painter: Mutex<Option<Painter>>,
     /// Whether a warning of interlaced video was posted since the start.
-    warned_of_interlacing: Mutex<bool>,
+    warned_of_interlacing: AtomicBool,
 }
 
 /// What waits for the frame that is being painted. The frame will not be shown, and is interrupted.
@@ -103,7 +105,7 @@ impl NeuralStyle {
             structure.get::<&str>("interlace-mode").is_ok_and(|mode| mode != "progressive")
         };
         let is_refused = caps.is_some_and(|caps| caps.size() > 0 && caps.iter().all(is_interlaced));
-        if is_refused && !mem::replace(&mut *lock(&self.warned_of_interlacing), true) {
+        if is_refused && !self.warned_of_interlacing.swap(true, Ordering::Relaxed) {
             gst::element_imp_warning!(
                 self,
                 gst::StreamError::Format,
@@ -318,7 +320,7 @@ impl BaseTransformImpl for NeuralStyle {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.update_waiting(|waiting| *waiting = Waiting::default());
-        *lock(&self.warned_of_interlacing) = false;
+        self.warned_of_interlacing.store(false, Ordering::Relaxed);
         let painter = Painter::new(self.properties(), self.interruption.clone());
         let painter = painter.map_err(|error| error_message(&error))?;
         *lock(&self.painter) = Some(painter);

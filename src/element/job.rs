@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What takes longer than a live frame lasts, on a thread of its own.
+//! Loads styles and prepares settings on another thread.
 
 use std::{
     panic,
@@ -20,7 +20,7 @@ use crate::{
 pub struct Job {
     style: String,
     interruption: Interruption,
-    /// `None` once it is joined.
+    /// `None` only while it is joined.
     thread: Option<JoinHandle<Result<Prepared>>>,
 }
 
@@ -48,11 +48,8 @@ impl Job {
 
     /// Waits for the result.
     pub fn finish(mut self) -> Result<Prepared> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => panic::resume_unwind(panic),
-            None => Err(Error::Interrupted),
-        }
+        let thread = self.thread.take().expect("nobody else joins it");
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     job::Job,
-    properties::{Prepared, Properties},
+    properties::{PreparedProperties, Properties},
 };
 use crate::{
     Error, Result,
@@ -133,8 +133,8 @@ impl Painter {
 
     /// Takes what changed in the properties into the request. What is refused is not tried again until it changes: one
     /// warning is enough.
-    fn read_request(&mut self, last: &Prepared, warn: Warn) {
-        let Prepared { style, objective } = &self.properties.prepared;
+    fn read_request(&mut self, last: &PreparedProperties, warn: Warn) {
+        let PreparedProperties { style, objective } = &self.properties.prepared;
         if *style != last.style {
             self.request.style.clone_from(&style.name);
         }

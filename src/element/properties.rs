@@ -19,8 +19,6 @@ use crate::{
     stylizer::{Settings, Stylizer},
 };
 
-/// Far more than help.
-const MOST_THREADS: u32 = 1024;
 /// The frame budget that is the duration of a frame for a live source, and off for any other.
 const LIVE_FRAME: i64 = -1;
 /// The working size that fits the machine.
@@ -32,7 +30,7 @@ const LARGEST_WORKING_SIZE: i32 = Settings::WORKING_SIZES.end().cast_signed();
 /// Texts are kept as they were set: they are parsed, and errors reported, when they come into use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Properties {
-    pub prepared: Prepared,
+    pub prepared: PreparedProperties,
     /// The settings that are numbers. Its other fields do not count.
     numbers: Settings,
     warm_start: WarmStart,
@@ -51,9 +49,9 @@ pub struct Properties {
 
 /// The properties that take longer to change than a live frame lasts.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Prepared {
+pub struct PreparedProperties {
     pub style: Style,
-    pub objective: Objective,
+    pub objective: ObjectiveProperties,
 }
 
 /// The property `style`.
@@ -66,7 +64,7 @@ pub struct Style {
 
 /// The properties that say which feature maps are compared, and at which size.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Objective {
+pub struct ObjectiveProperties {
     content_layers: String,
     style_layers: String,
     pooling: Pooling,
@@ -76,9 +74,9 @@ pub struct Objective {
 impl Default for Properties {
     fn default() -> Self {
         Self {
-            prepared: Prepared {
+            prepared: PreparedProperties {
                 style: Style { name: style::DEFAULT.to_owned(), times_set: 0 },
-                objective: Objective {
+                objective: ObjectiveProperties {
                     content_layers: Settings::CONTENT_LAYERS.to_owned(),
                     style_layers: Settings::STYLE_LAYERS.to_owned(),
                     pooling: Pooling::default(),
@@ -103,7 +101,7 @@ impl Default for Properties {
 impl Properties {
     /// The settings of the stylizer. A working size that shall fit the machine is that of the frame here.
     pub fn settings(&self) -> Result<Settings> {
-        let Objective { content_layers, style_layers, pooling, working_size } = &self.prepared.objective;
+        let ObjectiveProperties { content_layers, style_layers, pooling, working_size } = &self.prepared.objective;
         let layers = LossLayers {
             content_layers: parse_layers(content_layers)?,
             style_layers: parse_layers(style_layers)?,
@@ -392,7 +390,7 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
                 .blurb("Number of threads on a processor; 0 is as many as it can run at the same time")
-                .maximum(MOST_THREADS)
+                .maximum(*Processor::THREADS.end() as u32)
                 .default_value(default)
                 .mutable_ready()
                 .build()

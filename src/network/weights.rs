@@ -3,7 +3,9 @@
 //! Reading VGG weights from safetensors: the built-in file, or one of the user's.
 
 use std::{
+    fs,
     hash::{DefaultHasher, Hash, Hasher},
+    io,
     path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
@@ -78,7 +80,7 @@ impl Vgg {
     /// names the file and the tensor.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::WeightsUnreadable { path: path.to_owned(), source })?;
+        let bytes = read(path).map_err(|source| Error::WeightsUnreadable { path: path.to_owned(), source })?;
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         Self::shared(Identity::File(bytes.len(), hasher.finish()), path.display().to_string(), &bytes)
@@ -98,6 +100,14 @@ impl Vgg {
         in_use.push((identity, Arc::downgrade(&weights)));
         Ok(weights)
     }
+}
+
+/// Reads a file, and nothing that could wait for ever for what to read, such as a named pipe.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    fs::read(path)
 }
 
 impl<'a> Source<'a> {

@@ -2,9 +2,15 @@
 
 //! Style images: pictures from files, and the ones that come with the library.
 
-use std::io::{BufRead, Cursor, Seek};
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Cursor, Seek},
+};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, ImageResult, Limits, Pixel, Rgba, metadata::Orientation};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits, Pixel, Rgba,
+    error::ImageFormatHint, metadata::Orientation,
+};
 
 use crate::{
     Error, Result,
@@ -15,11 +21,14 @@ use crate::{
 pub const MIN_SIDE: u32 = 16;
 /// The longest side, in pixels, that a style image may have.
 pub const MAX_SIDE: u32 = 16_384;
-/// The longest side, in pixels, at which a style image is kept. Larger pictures are shrunk to it: a style is taken as
-/// large as the image that is optimized, and that is smaller.
+/// The longest side, in pixels, at which a style image is kept. Larger pictures are shrunk to it. An image that is
+/// optimized at a larger size gets the style enlarged from there.
 pub const MAX_KEPT_SIDE: u32 = 4096;
 /// The largest decoded style image, in bytes.
 const MAX_DECODED: u64 = 1 << 30;
+/// The formats of style images. The crate `image` may know more in a program that uses it for other pictures too.
+const FORMATS: [ImageFormat; 5] =
+    [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff];
 
 /// A picture that comes with the library, painted by `examples/paint_styles`.
 struct BuiltIn {
@@ -56,15 +65,15 @@ pub fn built_in_names() -> impl Iterator<Item = &'static str> {
 /// kinds, is damaged, or has a side longer than [`MAX_SIDE`], [`Error::StyleTiny`] if it has one shorter than
 /// [`MIN_SIDE`].
 pub fn load(style: &str) -> Result<Picture> {
-    let undecodable = |source: image::ImageError| Error::StyleUndecodable {
+    let undecodable = |source: ImageError| Error::StyleUndecodable {
         path: style.to_owned(),
         longest: MAX_SIDE,
         source: source.into(),
     };
     let picture = match BUILT_IN.iter().find(|built_in| built_in.name == style) {
         Some(built_in) => decode(ImageReader::new(Cursor::new(built_in.jpeg))),
-        None => match ImageReader::open(style) {
-            Ok(reader) => decode(reader),
+        None => match open(style) {
+            Ok(file) => decode(ImageReader::new(BufReader::new(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let available = built_in_names().collect::<Vec<_>>().join(", ");
                 return Err(Error::StyleMissing { path: style.to_owned(), available });
@@ -83,8 +92,19 @@ pub fn load(style: &str) -> Result<Picture> {
     Picture::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
 }
 
+/// Opens a file, and nothing that could wait for ever for what to read, such as a named pipe.
+fn open(path: &str) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    File::open(path)
+}
+
 fn decode<R: BufRead + Seek>(reader: ImageReader<R>) -> ImageResult<(DynamicImage, Orientation)> {
     let mut reader = reader.with_guessed_format()?;
+    if let Some(format) = reader.format().filter(|format| !FORMATS.contains(format)) {
+        return Err(ImageError::Unsupported(ImageFormatHint::Exact(format).into()));
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);

@@ -2,7 +2,7 @@
 
 //! The memory that painting takes, known before it is allocated.
 
-use sysinfo::System;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::{Settings, Stylizer, WarmStart, scaler::Scaler, working_size};
 use crate::{
@@ -31,10 +31,16 @@ impl Stylizer {
         frame_size: (usize, usize),
         picture: (usize, usize),
     ) -> Option<u64> {
+        let is_absurd = |(width, height): (usize, usize)| {
+            width.max(height) > MOST_PIXELS || width.saturating_mul(height) > MOST_PIXELS
+        };
+        if [frame_size, picture].into_iter().any(is_absurd) {
+            return Some(u64::MAX);
+        }
         let size = working_size(frame_size, settings.working_size, &settings.layers, picture);
         let pixels = |(width, height): (usize, usize)| width * height;
         let style = if picture == (0, 0) { picture } else { fit(picture, size.0.max(size.1)) };
-        if [size, style, picture].iter().any(|(width, height)| width.saturating_mul(*height) > MOST_PIXELS) {
+        if [size, style].into_iter().any(is_absurd) {
             return Some(u64::MAX);
         }
         let (layers, processor) = (&settings.layers, &self.processor);
@@ -70,11 +76,7 @@ impl Stylizer {
         picture: (usize, usize),
     ) -> Result<()> {
         let Some(needed) = self.memory_with(settings, frame_size, picture) else { return Ok(()) };
-        // Memory that is in use already will be used again or be given back.
-        let available = match settings.memory_limit {
-            0 => available_memory().saturating_add(self.memory),
-            limit => limit.max(self.memory),
-        };
+        let available = available(settings.memory_limit, self.memory);
         if needed <= available {
             return Ok(());
         }
@@ -92,16 +94,28 @@ impl Stylizer {
         }
         let largest = Some(low).filter(|size| *size < long_side && fits(*size));
         let (width, height) = frame_size;
-        Err(Error::Memory { width, height, working_size: long_side, needed, available, largest })
+        Err(Error::Memory { what: "frames", width, height, working_size: long_side, needed, available, largest })
+    }
+}
+
+/// The memory, in bytes, that a stylizer which takes `used` may take with this setting of the limit. What it takes
+/// already will be used again or be given back.
+pub(super) fn available(limit: u64, used: u64) -> u64 {
+    match limit {
+        0 => free_memory().saturating_add(used),
+        limit => limit.max(used),
     }
 }
 
 /// The memory, in bytes, that the machine and the control group of the process have left. No limit where the system
 /// does not tell.
-pub(super) fn available_memory() -> u64 {
+fn free_memory() -> u64 {
     let Ok(mut system) = System::new() else { return u64::MAX };
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|available| *available > 0).unwrap_or(u64::MAX);
-    let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss));
-    machine.min(group)
+    let group = sysinfo::get_current_pid().ok().and_then(|process| {
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[process]), false, ProcessRefreshKind::nothing());
+        system.process(process)?.cgroup_limits()
+    });
+    machine.min(group.map_or(u64::MAX, |limits| limits.total_memory.saturating_sub(limits.rss)))
 }

@@ -6,6 +6,7 @@
 //! the style's Gram matrices. [`Settings`] are the properties of the element, and [`live`] has what live streams need.
 
 mod coarse_to_fine;
+mod costs;
 mod debug_view;
 mod interruption;
 pub mod live;
@@ -34,7 +35,7 @@ use crate::{
     objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
     processor::Processor,
 };
-use live::costs::Costs;
+use costs::Costs;
 use scaler::{Placing, Scaler};
 use schedule::Schedule;
 use style_target::StyleTarget;
@@ -449,6 +450,6 @@ fn least_long_side(layers: &LossLayers, size: (usize, usize)) -> usize {
     let shortest_side = layers.deepest().map_or(0, Layer::shortest_side);
     match size.0.min(size.1) {
         0 => 0,
-        short_side => (shortest_side * long_side(size)).div_ceil(short_side),
+        short_side => shortest_side.saturating_mul(long_side(size)).div_ceil(short_side),
     }
 }

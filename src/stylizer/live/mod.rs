@@ -32,7 +32,6 @@
 //! # }
 //! ```
 
-pub(super) mod costs;
 mod preparation;
 mod size_chooser;
 

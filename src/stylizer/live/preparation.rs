@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::super::{
-    Interruption, Settings, Stylizer, long_side, memory::available_memory, style_target::StyleTarget, working_size,
+    Interruption, Settings, Stylizer, long_side, memory::available, style_target::StyleTarget, working_size,
 };
 use crate::{
     Error, Result,
@@ -113,15 +113,13 @@ impl Preparation {
             return Ok(());
         };
         let needed = memory.saturating_add(own as u64);
-        let available = match self.memory_limit {
-            0 => available_memory().saturating_add(*memory),
-            limit => limit,
-        };
+        let available = available(self.memory_limit, *memory);
         if needed <= available {
             return Ok(());
         }
         let (width, height) = self.frame_size;
         Err(Error::Memory {
+            what: "a style or layers prepared beside frames",
             width,
             height,
             working_size: style.0.max(style.1) as u32,

@@ -9,7 +9,7 @@ const RELIEF: f64 = 0.1;
 
 /// How long the parts of a frame take, to tell how many iterations fit into a budget.
 #[derive(Debug, Default)]
-pub(in crate::stylizer) struct Costs {
+pub(super) struct Costs {
     /// The feature maps of the content, before the first iteration.
     content: Cost,
     iteration: Cost,
@@ -19,25 +19,25 @@ pub(in crate::stylizer) struct Costs {
 
 impl Costs {
     /// Whether one more iteration, and what comes after it, fits into the budget of a frame that took `elapsed` so far.
-    pub(in crate::stylizer) fn allow_iteration(&self, elapsed: Duration, budget: Duration) -> bool {
+    pub(super) fn allow_iteration(&self, elapsed: Duration, budget: Duration) -> bool {
         let ahead = self.iteration.seconds + self.composition.seconds;
         elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
     }
 
     /// How long a frame's feature maps and one iteration take together.
-    pub(in crate::stylizer) fn one_iteration(&self) -> Duration {
+    pub(super) fn one_iteration(&self) -> Duration {
         Duration::from_secs_f64(self.content.seconds + self.iteration.seconds)
     }
 
-    pub(in crate::stylizer) fn content_took(&mut self, duration: Duration) {
+    pub(super) fn content_took(&mut self, duration: Duration) {
         self.content.update(duration);
     }
 
-    pub(in crate::stylizer) fn iteration_took(&mut self, duration: Duration) {
+    pub(super) fn iteration_took(&mut self, duration: Duration) {
         self.iteration.update(duration);
     }
 
-    pub(in crate::stylizer) fn composition_took(&mut self, duration: Duration) {
+    pub(super) fn composition_took(&mut self, duration: Duration) {
         self.composition.update(duration);
     }
 }
