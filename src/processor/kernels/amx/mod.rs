@@ -2,7 +2,7 @@
 
 //! Bfloat16 feature maps, on AMX: products are summed in float32, in tiles of 16 rows of 64 bytes.
 //!
-//! Feature maps have a [layout](layout) of their own.
+//! Feature maps have a layout of their own: see `layout.rs`.
 
 mod convolution;
 mod detect;
