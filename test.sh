@@ -18,6 +18,16 @@ step() {
     printf '\n==> %s\n' "$*"
 }
 
+# The tests of the kernels for graphics cards run on the processor.
+install_software_vulkan() {
+    compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null && return
+    if command -v apt-get >/dev/null; then
+        echo "Installing a software driver for Vulkan, on which the kernels for graphics cards are tested" >&2
+        debian_packages=(mesa-vulkan-drivers)
+        install_debian_packages
+    fi
+}
+
 check_dependencies() {
     if ! command -v cargo-deny >/dev/null; then
         cargo install --locked cargo-deny
@@ -71,6 +81,7 @@ case "$*" in
 esac
 
 install_missing
+install_software_vulkan
 
 if $accept; then
     build_plugin

@@ -221,7 +221,7 @@ fn iteration(bencher: Bencher, kind: Kind) {
         pooling: Pooling::Max,
     };
     let processor = Processor::new(kind, 0).unwrap();
-    let mut objective = objective::open(VGG.clone(), layers, Device::Cpu, &processor).unwrap();
+    let mut objective = objective::open(VGG.clone(), layers, &Device::Cpu, &processor).unwrap();
     let grams = objective.grams(&image(3)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();

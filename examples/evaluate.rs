@@ -98,7 +98,7 @@ fn bench((width, height): (usize, usize), precision: Precision, threads: usize) 
     let weights = settings.loss_weights();
     let length = StepLength { base: settings.learning_rate as f32, fresh: 0.0 };
     let processor = Processor::with_precision(threads, precision)?;
-    let mut objective = objective::open(Vgg::built_in()?, settings.layers, Device::Cpu, &processor)?;
+    let mut objective = objective::open(Vgg::built_in()?, settings.layers, &Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;

@@ -195,6 +195,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// A graphics card that failed, or that is not made for what it was asked for.
+    #[error("the graphics card {adapter} failed: {problem}")]
+    Gpu {
+        /// The name of the adapter.
+        adapter: String,
+        /// What its driver said.
+        problem: String,
+    },
+
     /// Kernels that were asked for by `NEURALSTYLE_CPU` and that this processor or this build does not have.
     #[error("NEURALSTYLE_CPU is \"{kind}\": {problem}")]
     Processor {

@@ -58,9 +58,12 @@
 //!    |
 //! motion       optical flow, how far to trust it, scene cuts, warping
 //!    |
-//! objective    the losses, their gradient and the optimization: fused kernels, and a reference in candle
+//! objective    the losses, their gradient and the optimization: fused kernels, graphics cards, and a reference
+//!              in candle
 //!    |
 //! network      the layers of VGG and their weights
+//!    |
+//! gpu          graphics cards, and the kernels for them
 //!    |
 //! processor    which instructions there are, threads, vectors, and the kernels made of them
 //!    |
@@ -72,6 +75,7 @@
 #[cfg(feature = "plugin")]
 pub mod element;
 mod error;
+pub mod gpu;
 pub mod image;
 pub mod motion;
 pub mod network;

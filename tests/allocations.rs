@@ -49,7 +49,7 @@ fn iterations_allocate_nothing() {
     let length = StepLength { base: 1.0, fresh: 2.0 };
     for kind in processor::available() {
         let processor = Processor::new(kind, 2).unwrap();
-        let mut objective = objective::open(vgg.clone(), layers.clone(), Device::Cpu, &processor).unwrap();
+        let mut objective = objective::open(vgg.clone(), layers.clone(), &Device::Cpu, &processor).unwrap();
         let grams = objective.grams(&content).unwrap();
         objective.set_style(&grams).unwrap();
         objective.set_content(&content).unwrap();

@@ -39,7 +39,7 @@ fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
 }
 
 fn open(layers: LossLayers, processor: Processor) -> Box<dyn Objective> {
-    objective::open(VGG.clone(), layers, Device::Cpu, &processor).unwrap()
+    objective::open(VGG.clone(), layers, &Device::Cpu, &processor).unwrap()
 }
 
 fn evaluate(objective: &mut dyn Objective, size: (usize, usize)) -> (Losses, Image) {
@@ -108,7 +108,7 @@ fn check_weights(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) 
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in processor::available() {
         let mut fused =
-            objective::open(weights.clone(), layers.clone(), Device::Cpu, &Processor::new(kind, 2).unwrap()).unwrap();
+            objective::open(weights.clone(), layers.clone(), &Device::Cpu, &Processor::new(kind, 2).unwrap()).unwrap();
         let (losses, gradient) = evaluate(fused.as_mut(), size);
         let (error, cosine) = (distance(&gradient, &expected_gradient), cosine(&gradient, &expected_gradient));
         let off = |value: f64, expected: f64| (value - expected).abs() / expected.max(1e-12);

@@ -5,8 +5,8 @@
 use std::{fs, path::Path};
 
 /// The modules from the ground up. `crate::{Error, Result}` are those of `error`.
-const ORDER: [&str; 9] =
-    ["error", "image", "processor", "network", "objective", "motion", "stylizer", "style", "element"];
+const ORDER: [&str; 10] =
+    ["error", "image", "processor", "gpu", "network", "objective", "motion", "stylizer", "style", "element"];
 
 #[test]
 fn imports_go_one_way() {

@@ -488,7 +488,8 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::Interrupted
         | Error::Tensor(_)
         | Error::Resize(_)
-        | Error::Threads(_) => {
+        | Error::Threads(_)
+        | Error::Gpu { .. } => {
             gst::error_msg!(gst::LibraryError::Failed, ("{error}"))
         }
     }

@@ -381,7 +381,7 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
         field!(device).declare_text(|default| {
             glib::ParamSpecString::builder("device")
                 .nick("Device")
-                .blurb("Where to compute: cpu, or cuda:<number> or metal:<number> if the plugin was built with them")
+                .blurb("Where to compute: cpu, gpu for the first graphics card, gpu:<number>, or a part of a card's name")
                 .default_value(default)
                 .mutable_ready()
                 .build()

@@ -1,55 +1,63 @@
 // SPDX-License-Identifier: MPL-2.0
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
-use crate::{Error, Result};
+use crate::{Error, Result, gpu::AdapterChoice};
 
 /// Where the objective is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Device {
     /// The processor.
     #[default]
     Cpu,
-    /// The NVIDIA GPU of this number; needs the crate's `cuda` feature.
-    Cuda(usize),
-    /// The Apple GPU of this number; needs the crate's `metal` feature.
-    Metal(usize),
-}
-
-impl Device {
-    /// The device in candle.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Device`] if this build or this machine does not have it.
-    pub fn open(self) -> Result<candle_core::Device> {
-        let (kind, number, is_built, device) = match self {
-            Self::Cpu => return Ok(candle_core::Device::Cpu),
-            Self::Cuda(number) => ("cuda", number, cfg!(feature = "cuda"), candle_core::Device::new_cuda(number)),
-            Self::Metal(number) => ("metal", number, cfg!(feature = "metal"), candle_core::Device::new_metal(number)),
-        };
-        device.map_err(|error| Error::Device {
-            name: format!("{kind}:{number}"),
-            problem: if is_built { error.to_string() } else { format!("it takes a build with --features {kind}") },
-        })
-    }
+    /// A graphics card.
+    Gpu(AdapterChoice),
 }
 
 impl FromStr for Device {
     type Err = Error;
 
-    /// `cpu`, or `cuda` or `metal` with an optional number, as in `cuda:1`.
+    /// `cpu`, `gpu`, `gpu:<number>`, or a part of the name of a graphics card.
     fn from_str(name: &str) -> Result<Self> {
-        let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-        match (kind, number.parse()) {
-            ("cpu", _) if name == "cpu" => Ok(Self::Cpu),
-            ("cuda", Ok(number)) => Ok(Self::Cuda(number)),
-            ("metal", Ok(number)) => Ok(Self::Metal(number)),
-            _ => Err(Error::Device {
+        match name.trim() {
+            "" => Err(Error::Device {
                 name: name.to_owned(),
-                problem: "devices are cpu, cuda, cuda:<number>, metal and metal:<number>".to_owned(),
+                problem: "devices are cpu, gpu, gpu:<number>, and parts of the name of a graphics card".to_owned(),
             }),
+            "cpu" => Ok(Self::Cpu),
+            name => name.parse().map(Self::Gpu),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu(choice) => choice.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read() {
+        for (name, device) in [
+            ("cpu", Device::Cpu),
+            ("gpu", Device::Gpu(AdapterChoice::First)),
+            ("gpu:2", Device::Gpu(AdapterChoice::Number(2))),
+            ("RTX 3060", Device::Gpu(AdapterChoice::Named("RTX 3060".to_owned()))),
+        ] {
+            let parsed: Device = name.parse().unwrap();
+            assert_eq!(parsed, device);
+            assert_eq!(parsed.to_string(), name);
+        }
+        for name in ["", " ", "gpu:", "gpu:one", "gpu:-1"] {
+            assert!(name.parse::<Device>().is_err(), "{name:?}");
         }
     }
 }

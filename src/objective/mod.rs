@@ -6,6 +6,7 @@ mod adam;
 mod cpu_optimization;
 mod device;
 mod fused;
+mod gpu;
 mod packed;
 mod reference;
 mod smoothing;
@@ -14,12 +15,11 @@ mod total_variation;
 
 use std::sync::Arc;
 
-use candle_core::DType;
-
 #[cfg(target_arch = "x86_64")]
 use crate::processor::{Kind, kernels::Amx};
 use crate::{
     Error, Result,
+    gpu::Gpu,
     image::Image,
     network::{Layer, Pooling, Vgg},
     processor::{Processor, kernels::Float32},
@@ -28,6 +28,7 @@ use crate::{
 pub(crate) use adam::Memory;
 pub use adam::{Adam, StepLength};
 pub use device::Device;
+pub use gpu::GpuObjective;
 pub use reference::ReferenceObjective;
 
 /// Keeps the losses finite if a target is all zeros, as the features of a black image may be.
@@ -249,28 +250,25 @@ macro_rules! with_kernels {
 pub fn open(
     weights: Arc<Vgg>,
     layers: LossLayers,
-    device: Device,
+    device: &Device,
     processor: &Processor,
 ) -> Result<Box<dyn Objective>> {
     match device {
         Device::Cpu => with_kernels!(processor, fused::open(weights, layers, processor.clone())),
-        device => {
-            let (device, processor) = (device.open()?, processor.clone());
-            Ok(Box::new(ReferenceObjective::new(weights, layers, &device, DType::F32, processor)?))
-        }
+        Device::Gpu(choice) => Ok(Box::new(GpuObjective::new(&weights, layers, &Gpu::open(choice)?)?)),
     }
 }
 
 /// The memory, in bytes, that an objective [opened](open) in this way takes at most for images of the size `image`,
-/// with a style taken at the size `style`. `None` if that is not known, as on a GPU, which has a memory of its own.
+/// with a style taken at the size `style`. `None` if that is not known, as on a graphics card, which has a memory of its own.
 pub(crate) fn memory_for(
     weights: &Vgg,
     layers: &LossLayers,
-    device: Device,
+    device: &Device,
     processor: &Processor,
     image: (usize, usize),
     style: (usize, usize),
 ) -> Option<usize> {
-    (device == Device::Cpu)
+    (*device == Device::Cpu)
         .then(|| with_kernels!(processor, fused::memory_for(weights, layers, processor, image, style)))
 }

@@ -44,7 +44,7 @@ impl Stylizer {
             return Some(u64::MAX);
         }
         let (layers, processor) = (&settings.layers, &self.processor);
-        let objective = objective::memory_for(&self.weights, layers, self.device, processor, size, style)?;
+        let objective = objective::memory_for(&self.weights, layers, &self.device, processor, size, style)?;
 
         let values = |count: usize, size| count * pixels(size) * size_of::<f32>();
         // The style is resized plane by plane.

@@ -126,7 +126,7 @@ impl Stylizer {
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
     pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let objective = objective::open(weights.clone(), settings.layers.clone(), device, &processor)?;
+        let objective = objective::open(weights.clone(), settings.layers.clone(), &device, &processor)?;
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
             warper: Warper::new(processor.clone()),
@@ -168,7 +168,7 @@ impl Stylizer {
         if settings.layers != self.settings.layers {
             let size = self.frame_size.map(|frame_size| self.working_size(&settings, frame_size));
             let mut objective =
-                objective::open(self.weights.clone(), settings.layers.clone(), self.device, &self.processor)?;
+                objective::open(self.weights.clone(), settings.layers.clone(), &self.device, &self.processor)?;
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {

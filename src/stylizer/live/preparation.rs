@@ -62,7 +62,7 @@ impl Preparation {
         let layers = settings.layers.clone();
         Ok(stylizer.frame_size.map(|frame_size| Self {
             weights: stylizer.weights.clone(),
-            device: stylizer.device,
+            device: stylizer.device.clone(),
             processor: stylizer.processor.clone(),
             has_new_layers: layers != stylizer.settings.layers,
             layers,
@@ -94,7 +94,7 @@ impl Preparation {
         self.check_memory(fit(picture.size(), long_side))?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
-        let mut objective = objective::open(self.weights, self.layers.clone(), self.device, &processor)?;
+        let mut objective = objective::open(self.weights, self.layers.clone(), &self.device, &processor)?;
         self.interruption.check()?;
         if self.has_new_layers {
             warm_up(objective.as_mut())?;
@@ -109,7 +109,7 @@ impl Preparation {
     /// Checks that there is enough memory for the Gram matrices of a style of this size, beside the frames.
     fn check_memory(&self, style: (usize, usize)) -> Result<()> {
         let Self { weights, layers, device, processor, memory, .. } = self;
-        let Some(own) = objective::memory_for(weights, layers, *device, processor, (0, 0), style) else {
+        let Some(own) = objective::memory_for(weights, layers, device, processor, (0, 0), style) else {
             return Ok(());
         };
         let needed = memory.saturating_add(own as u64);

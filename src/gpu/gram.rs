@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! Gram matrices and their distance from those that are wanted.
+
+use super::{Gpu, Recorder, Shape, opened::Kernel, variant::Variant};
+use crate::Result;
+
+const GRAM: &str = include_str!("kernels/gram.wgsl");
+const GRAM_BY_UNITS: &str = include_str!("kernels/gram_units.wgsl");
+
+/// Workgroups that a Gram matrix shall have, so that a large card is busy.
+const GROUPS: u32 = 1024;
+/// Positions that a part of a sum has at least, and of which it has a multiple.
+const LEAST_POSITIONS: u32 = 128;
+const POSITIONS: u32 = 32;
+/// Values that a workgroup folds.
+const FOLDED: u32 = 64;
+
+/// How the Gram matrix of feature maps is cut: into blocks, of which those below the diagonal are mirrored, and each
+/// of their sums into parts of the positions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GramCut {
+    positions: u32,
+    channels: u32,
+    /// Channels of a block.
+    side: u32,
+    /// Blocks side by side.
+    across: u32,
+    parts: u32,
+    positions_of_part: u32,
+}
+
+impl GramCut {
+    pub(crate) fn new(shape: Shape) -> Self {
+        let Shape { channels, .. } = shape;
+        let side = if channels.is_multiple_of(64) { 64 } else { 32 };
+        let across = channels / side;
+        let positions = shape.positions() as u32;
+        let wanted = (GROUPS / (across * (across + 1) / 2)).max(1);
+        let positions_of_part = positions.div_ceil(wanted).next_multiple_of(POSITIONS).max(LEAST_POSITIONS);
+        let parts = positions.div_ceil(positions_of_part);
+        Self { positions, channels, side, across, parts, positions_of_part }
+    }
+
+    /// Blocks on and above the diagonal.
+    fn blocks(&self) -> u32 {
+        self.across * (self.across + 1) / 2
+    }
+
+    /// The positions times the channels.
+    pub(crate) fn values(&self) -> f64 {
+        f64::from(self.positions) * f64::from(self.channels)
+    }
+
+    /// Bytes of the matrix.
+    pub(crate) fn bytes(&self) -> u64 {
+        4 * u64::from(self.channels).pow(2)
+    }
+
+    /// Bytes of all parts.
+    pub(crate) fn part_bytes(&self) -> u64 {
+        4 * u64::from(self.parts) * u64::from(self.blocks()) * u64::from(self.side).pow(2)
+    }
+
+    /// How many sums the distance from another matrix leaves.
+    pub(crate) fn sums(&self) -> u32 {
+        self.blocks() * self.side * self.side / FOLDED
+    }
+
+    /// What the kernels are told. The matrix of the features as they are stored is multiplied by `scale`, and its
+    /// difference from the target by `slope`; the sums of the squared differences go to `sums` and what follows.
+    pub(crate) fn uniform(&self, scale: f64, slope: f64, sums: u32) -> [u32; 8] {
+        let scale = ((scale / self.values()) as f32).to_bits();
+        let slope = (slope as f32).to_bits();
+        [self.positions, self.channels / 4, self.across, self.parts, self.positions_of_part, scale, slope, sums]
+    }
+
+    /// Whether matrix units compute it.
+    fn suits_units(&self, gpu: &Gpu) -> bool {
+        gpu.has_matrix_units() && self.side == 64
+    }
+}
+
+impl Recorder<'_> {
+    /// The Gram matrix of features, its difference from `wanted`, and the parts of its squared distance. The difference is
+    /// in f16 if it `feeds_units`.
+    pub(crate) fn gram(
+        &mut self,
+        label: &str,
+        cut: &GramCut,
+        [by_units, feeds_units]: [bool; 2],
+        [uniform, features, parts, wanted, difference, squares]: [&wgpu::Buffer; 6],
+    ) -> Result<()> {
+        let (template, variant) = match by_units && cut.suits_units(self.gpu) {
+            true => {
+                let variant = Variant::default().extension("f16").extension("wgpu_cooperative_matrix");
+                (GRAM_BY_UNITS, variant)
+            }
+            false => (GRAM, cut.sized(self.storage.variant()).flag("PARTS", true)),
+        };
+        let kernel = Kernel { template, entry: "multiply" };
+        self.pass(label, kernel, &variant, &[uniform, features, parts], [cut.blocks(), cut.parts, 1])?;
+
+        let (vector, value) = if feeds_units { ("vec4<f16>", "f16") } else { ("vec4<f32>", "f32") };
+        let variant = Variant::default().with_type("Difference", vector).with_type("Part", value);
+        let variant = cut.sized(variant).flag("FOLD", true).flag("HALF", feeds_units);
+        let kernel = Kernel { template: GRAM, entry: "fold" };
+        let buffers = [uniform, parts, wanted, difference, squares];
+        let groups = [cut.blocks(), cut.side * cut.side / FOLDED, 1];
+        self.pass(&format!("{label} fold"), kernel, &variant, &buffers, groups)
+    }
+}
+
+impl GramCut {
+    fn sized(&self, variant: Variant) -> Variant {
+        variant.number("SUB", self.side / 8).number("SUB4", self.side / 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::translation;
+
+    #[test]
+    fn the_kernel_for_matrix_units_is_translated_for_vulkan() {
+        let variant = Variant::default().extension("f16").extension("wgpu_cooperative_matrix");
+        translation::check_vulkan(&variant.fill(GRAM_BY_UNITS).unwrap());
+    }
+}

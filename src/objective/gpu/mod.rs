@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//! The objective on a graphics card. Image, gradient and optimizer stay there from the first step of a frame to the
+//! last; each step is one submission, and only the losses come back, when they are asked for.
+
+mod network;
+mod workspace;
+
+use std::sync::Arc;
+
+use super::{
+    Adam, Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start, StepLength, temporal,
+    total_variation,
+};
+use crate::{
+    Error, Result,
+    gpu::Gpu,
+    image::Image,
+    network::{self as vgg, Layer, Vgg},
+};
+use network::Network;
+use workspace::Workspace;
+
+/// The objective on a graphics card. See [`Objective`].
+///
+/// Feature maps are f16 by matrix units where the card has them for f16 with sums in float32, else float32.
+pub struct GpuObjective {
+    network: Arc<Network>,
+    layers: LossLayers,
+    steps: Vec<Step>,
+    /// For each step.
+    style: Vec<Option<Target>>,
+    content_size: Option<(usize, usize)>,
+    workspace: Option<Workspace>,
+}
+
+/// A convolution, with what is around it.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    layer: Layer,
+    /// Of its output.
+    channels: usize,
+    /// A pooling stands before it.
+    pooled: bool,
+    has_content: bool,
+    has_style: bool,
+}
+
+impl Step {
+    fn has_loss(&self) -> bool {
+        self.has_content || self.has_style
+    }
+}
+
+/// A Gram matrix that the image shall have at a layer.
+struct Target {
+    values: Vec<f32>,
+    squared_norm: f64,
+}
+
+impl GpuObjective {
+    /// The objective with these weights on an opened card.
+    ///
+    /// # Errors
+    ///
+    /// If the weights lack a layer, if the card has no kernel for their channels, or if its memory is full.
+    pub fn new(weights: &Arc<Vgg>, layers: LossLayers, gpu: &Arc<Gpu>) -> Result<Self> {
+        layers.check(weights)?;
+        let network = Network::pack(gpu, weights, layers.deepest())?;
+        let mut steps: Vec<Step> = Vec::new();
+        for (layer, convolution) in weights.up_to(layers.deepest()) {
+            steps.push(Step {
+                layer,
+                channels: convolution.outputs,
+                pooled: steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings()),
+                has_content: layers.content_layers.contains(&layer),
+                has_style: layers.style_layers.contains(&layer),
+            });
+        }
+        let style = steps.iter().map(|_| None).collect();
+        Ok(Self { network, layers, steps, style, content_size: None, workspace: None })
+    }
+
+    fn gpu(&self) -> &Gpu {
+        &self.network.gpu
+    }
+
+    /// The workspace for images of `size`.
+    fn lay_out(&mut self, size: (usize, usize)) -> Result<&Workspace> {
+        if self.workspace.as_ref().is_none_or(|workspace| workspace.size != size) {
+            // The old one goes before the new one comes.
+            self.workspace = None;
+            let workspace = Workspace::new(&self.network, &self.steps, self.layers.pooling, size)?;
+            workspace.write_style(self.gpu(), &self.style);
+            self.workspace = Some(workspace);
+        }
+        self.workspace.as_ref().ok_or_else(|| Error::Gpu {
+            adapter: self.network.gpu.name().to_owned(),
+            problem: "it has no workspace".to_owned(),
+        })
+    }
+
+    /// Whether an image of this size can be evaluated.
+    fn check_size(&self, size: (usize, usize)) -> Result<()> {
+        let (width, height) = self.content_size.unwrap_or(size);
+        if size != (width, height) {
+            let (expected, actual) = (3 * width * height, 3 * size.0 * size.1);
+            return Err(Error::ImageSize { width, height, expected, actual });
+        }
+        self.layers.check_size("frame", size)
+    }
+}
+
+impl Objective for GpuObjective {
+    fn kernel(&self) -> &'static str {
+        if self.network.by_units { "GPU, f16" } else { "GPU, f32" }
+    }
+
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
+        self.layers.check_size("style", picture.size())?;
+        let matrices =
+            workspace::grams(&self.network, &self.steps, self.layers.pooling, picture.size(), picture.data())?;
+        let styled = self.steps.iter().filter(|step| step.has_style);
+        Ok(styled.zip(matrices).map(|(step, values)| Gram { layer: step.layer, values }).collect())
+    }
+
+    fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
+        let mut targets: Vec<Option<Target>> = self.steps.iter().map(|_| None).collect();
+        for gram in grams {
+            let Some(n) = self.steps.iter().position(|step| step.layer == gram.layer && step.has_style) else {
+                return Err(Error::LayerNotInWeights {
+                    setting: "style-layers",
+                    layer: gram.layer.to_string(),
+                    available: vgg::join(&self.layers.style_layers),
+                });
+            };
+            let channels = self.steps[n].channels;
+            if gram.values.len() != channels * channels {
+                let problem = format!("the Gram matrix of {} has {} values", gram.layer, gram.values.len());
+                return Err(candle_core::Error::Msg(problem).into());
+            }
+            let squared_norm = gram.squared_norm().max(SMALLEST_NORM);
+            targets[n] = Some(Target { values: gram.values.clone(), squared_norm });
+        }
+        self.style = targets;
+        if let Some(workspace) = &self.workspace {
+            workspace.write_style(self.gpu(), &self.style);
+        }
+        Ok(())
+    }
+
+    fn set_content(&mut self, content: &Image) -> Result<()> {
+        self.layers.check_size("frame", content.size())?;
+        self.content_size = Some(content.size());
+        let network = self.network.clone();
+        let workspace = self.lay_out(content.size())?;
+        network.gpu.write(&workspace.pixels.image, 0, content.data());
+        workspace.take_content(&network.gpu)
+    }
+
+    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses> {
+        self.check_size(image.size())?;
+        self.check_size(gradient.size())?;
+        if !self.steps.iter().any(Step::has_loss) {
+            gradient.data_mut().fill(0.0);
+            return Ok(Losses::default());
+        }
+        self.lay_out(image.size())?;
+        let Self { network, style, content_size, workspace: Some(workspace), .. } = self else {
+            return Ok(Losses::default());
+        };
+        let (gpu, has_content) = (&*network.gpu, content_size.is_some());
+        workspace.write_weights(network, style, has_content, weights);
+        gpu.write(&workspace.pixels.image, 0, image.data());
+        gpu.submit(&workspace.evaluation, &[])?;
+        let values = gradient.data().len();
+        let buffers = [(&workspace.pixels.gradient, values), (&workspace.numbers, workspace.count())];
+        let read: Vec<Vec<f32>> = gpu.read(&buffers)?;
+        gradient.data_mut().copy_from_slice(&read[0]);
+        let ([content, style], _) = workspace.losses(&read[1], style, has_content);
+        Ok(Losses { content, style, ..Losses::default() })
+    }
+
+    fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
+        start.check()?;
+        let Start { image, optimizer, trust } = start;
+        self.check_size(image.size())?;
+        self.lay_out(image.size())?;
+        let Self { network, style, content_size, workspace: Some(workspace), .. } = self else {
+            return Err(Error::NoStyle);
+        };
+        let (gpu, pixels) = (&*network.gpu, &workspace.pixels);
+        gpu.write(&pixels.image, 0, image.data());
+        gpu.write(&pixels.first_moment, 0, &optimizer.first_moment);
+        gpu.write(&pixels.second_moment, 0, &optimizer.second_moment);
+        gpu.write(&pixels.freshness, 0, &optimizer.freshness);
+        if let Some(trust) = &trust {
+            gpu.write(&pixels.trust, 0, trust);
+            gpu.submit([], &[(&pixels.image, &pixels.warped)])?;
+        }
+        Ok(Box::new(GpuOptimization {
+            network,
+            style,
+            has_content: content_size.is_some(),
+            workspace,
+            image,
+            optimizer,
+            has_target: trust.is_some(),
+            has_stepped: false,
+        }))
+    }
+}
+
+/// An [`Optimization`] on a graphics card.
+struct GpuOptimization<'a> {
+    network: &'a Network,
+    style: &'a [Option<Target>],
+    has_content: bool,
+    workspace: &'a Workspace,
+    /// The image and the state of the optimizer at the start.
+    image: Image,
+    optimizer: Adam,
+    /// There is a temporal loss.
+    has_target: bool,
+    has_stepped: bool,
+}
+
+impl Optimization for GpuOptimization<'_> {
+    fn step(&mut self, length: StepLength, weights: &LossWeights) -> Result<()> {
+        let Self { network, style, workspace, .. } = self;
+        let gpu = &*network.gpu;
+        let values = self.image.data().len();
+        let temporal = if self.has_target { weights.temporal } else { 0.0 };
+        let slopes = [
+            weights.total_variation as f32 * total_variation::share(values),
+            2.0 * temporal as f32 * temporal::share(values),
+        ];
+        workspace.write_weights(network, style, self.has_content, weights);
+        workspace.write_step(gpu, slopes, [length.base, length.fresh, self.optimizer.begin_step()]);
+        gpu.submit(workspace.evaluation.iter().chain(&workspace.step), &[])?;
+        self.has_stepped = true;
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<Losses> {
+        if !self.has_stepped {
+            return Ok(Losses::default());
+        }
+        let Self { network, style, workspace, .. } = self;
+        let read: Vec<Vec<f32>> = network.gpu.read(&[(&workspace.numbers, workspace.count())])?;
+        let ([content, style], [variation, temporal]) = workspace.losses(&read[0], style, self.has_content);
+        let values = self.image.data().len();
+        let temporal = if self.has_target { temporal * f64::from(temporal::share(values)) } else { 0.0 };
+        Ok(Losses { content, style, total_variation: variation * f64::from(total_variation::share(values)), temporal })
+    }
+
+    fn finish(self: Box<Self>) -> Result<(Image, Adam)> {
+        let Self { network, workspace, mut image, mut optimizer, has_stepped, .. } = *self;
+        if has_stepped {
+            let (pixels, values) = (&workspace.pixels, image.data().len());
+            let read: Vec<Vec<f32>> = network.gpu.read(&[
+                (&pixels.image, values),
+                (&pixels.first_moment, values),
+                (&pixels.second_moment, values),
+                (&pixels.freshness, values / 3),
+            ])?;
+            image.data_mut().copy_from_slice(&read[0]);
+            optimizer.first_moment.copy_from_slice(&read[1]);
+            optimizer.second_moment.copy_from_slice(&read[2]);
+            optimizer.freshness.copy_from_slice(&read[3]);
+        }
+        Ok((image, optimizer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gpu::{AdapterChoice, translation},
+        network::{Pooling, parse_layers},
+    };
+
+    #[test]
+    fn kernels_are_translated_for_all_systems() {
+        let gpu = Gpu::open(&AdapterChoice::Number(0)).unwrap();
+        let weights = Vgg::built_in().unwrap();
+        for pooling in [Pooling::Max, Pooling::Average] {
+            for (content, style) in [("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3"), ("relu1_1", "")] {
+                let (content_layers, style_layers) = (parse_layers(content).unwrap(), parse_layers(style).unwrap());
+                let layers = LossLayers { content_layers, style_layers, pooling };
+                let mut objective = GpuObjective::new(&weights, layers, &gpu).unwrap();
+                let picture = Image::filled(16, 16, 90.0);
+                objective.grams(&picture).unwrap();
+                objective.set_content(&picture).unwrap();
+            }
+        }
+        let sources = gpu.sources();
+        assert!(sources.len() > 15, "only {} kernels were made", sources.len());
+        for source in sources.iter().filter(|source| !source.contains("wgpu_cooperative_matrix")) {
+            translation::check(source);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MPL-2.0
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::{
+    Error, Result,
+    gpu::{Filters, FirstFilters, Gpu, Storage},
+    network::{Layer, Vgg},
+};
+
+/// Channels must be a multiple of this.
+const CHANNELS: usize = 32;
+/// Features in f16 are so much smaller than in float32: those of VGG reach some ten thousand, and f16 ends at 65504.
+const FEATURE_SCALE: f32 = 1.0 / 16.0;
+
+/// What has been packed, so that a style is prepared and a picture painted with the same filters.
+static PACKED: Mutex<Vec<(Weak<Vgg>, Weak<Network>)>> = Mutex::new(Vec::new());
+
+/// The filters of a network, packed for a card.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) gpu: Arc<Gpu>,
+    deepest: Option<Layer>,
+    pub(super) first: Option<FirstFilters>,
+    /// Of each convolution but the first.
+    pub(super) others: Vec<Filters>,
+    /// Matrix units compute it.
+    pub(super) by_units: bool,
+}
+
+impl Network {
+    /// The convolutions up to `deepest`, by matrix units in f16 if the card has them.
+    ///
+    /// # Errors
+    ///
+    /// If the number of channels of a layer does not suit the kernels, or the card's memory is full.
+    pub(super) fn pack(gpu: &Arc<Gpu>, weights: &Arc<Vgg>, deepest: Option<Layer>) -> Result<Arc<Self>> {
+        let by_units = gpu.has_matrix_units();
+        let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.retain(|(_, network)| network.strong_count() > 0);
+        let fits = |network: &Arc<Self>| Arc::ptr_eq(&network.gpu, gpu) && network.deepest == deepest;
+        let same = packed.iter().filter(|(of, _)| Weak::ptr_eq(of, &Arc::downgrade(weights)));
+        if let Some(network) = same.filter_map(|(_, network)| network.upgrade()).find(fits) {
+            return Ok(network);
+        }
+        let network = Arc::new(Self::new(gpu.clone(), weights, deepest, by_units)?);
+        packed.push((Arc::downgrade(weights), Arc::downgrade(&network)));
+        Ok(network)
+    }
+
+    fn new(gpu: Arc<Gpu>, weights: &Vgg, deepest: Option<Layer>, by_units: bool) -> Result<Self> {
+        if let Some((layer, convolution)) =
+            weights.up_to(deepest).find(|(_, convolution)| !convolution.outputs.is_multiple_of(CHANNELS))
+        {
+            let problem = format!("{layer} has {} channels, not a multiple of {CHANNELS}", convolution.outputs);
+            return Err(Error::Gpu { adapter: gpu.name().to_owned(), problem });
+        }
+        let scale = if by_units { FEATURE_SCALE } else { 1.0 };
+        let mut convolutions = weights.up_to(deepest).map(|(_, convolution)| convolution);
+        let (first, others) = gpu.checked(|| {
+            let first = convolutions.next().map(|first| FirstFilters::new(&gpu, first, weights.mean(), scale));
+            (first, convolutions.map(|convolution| Filters::new(&gpu, convolution, scale, by_units)).collect())
+        })?;
+        Ok(Self { gpu, deepest, first, others, by_units })
+    }
+
+    /// How features are stored.
+    pub(super) fn storage(&self) -> Storage {
+        if self.by_units { Storage::F16 } else { Storage::F32 }
+    }
+
+    /// What stored features are, as a share of what they should be.
+    pub(super) fn feature_scale(&self) -> f64 {
+        if self.by_units { f64::from(FEATURE_SCALE) } else { 1.0 }
+    }
+}
