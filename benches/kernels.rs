@@ -180,7 +180,7 @@ fn loss_gradient_with<K: Kernels>(bencher: Bencher, kind: Kind, layer: &str) {
     let style = K::gram_difference(&mut engine, &mut gram, &none, 0.0).1.to_vec();
     let (mut maps, mut squares) = (features::<K>(shape), Vec::new());
     bencher.bench_local(|| {
-        let content = ContentTarget { features: &target, slope: 0.0 };
+        let content = ContentTarget { features: &target, slope: 0.0, metric: None };
         let incoming = Incoming::Pooled(Pooling::Max, &incoming);
         K::gradient_at(&mut engine, shape, &mut maps, Some(&style), Some(content), incoming, &mut squares)
     });

@@ -38,7 +38,6 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn iterations_allocate_nothing() {
-    let vgg = Vgg::built_in().unwrap();
     let layers = LossLayers {
         content_layers: parse_layers("relu3_3").unwrap(),
         style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
@@ -47,7 +46,8 @@ fn iterations_allocate_nothing() {
     let (content, image) = (Image::filled(70, 50, 90.0), Image::filled(70, 50, 120.0));
     let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 30.0 };
     let length = StepLength { base: 1.0, fresh: 2.0 };
-    for kind in processor::available() {
+    let networks = [Vgg::built_in().unwrap(), Vgg::light().unwrap()];
+    for (vgg, kind) in networks.iter().flat_map(|vgg| processor::available().map(move |kind| (vgg, kind))) {
         let processor = Processor::new(kind, 2).unwrap();
         let mut objective = objective::open(vgg.clone(), layers.clone(), &Device::Cpu, &processor).unwrap();
         let grams = objective.grams(&content).unwrap();

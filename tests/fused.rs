@@ -177,11 +177,29 @@ fn equals_the_reference_with_any_number_of_channels() {
 }
 
 #[test]
+fn equals_the_reference_with_the_metrics_of_the_light_network() {
+    let light = Vgg::light().unwrap();
+    for (size, content, style, pooling) in [
+        ((64, 48), "relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max),
+        ((33, 18), "relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Average),
+        ((45, 39), "relu3_2, relu4_2", "relu1_1, relu2_1, relu4_1", Pooling::Max),
+        ((17, 31), "relu1_1, relu2_2", "relu2_2, relu3_1", Pooling::Max),
+        ((40, 23), "relu4_3", "", Pooling::Max),
+    ] {
+        check_weights(&light, size, &layers(content, style, pooling));
+    }
+}
+
+#[test]
 fn does_not_depend_on_the_number_of_threads() {
     let layers = layers("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3", Pooling::Max);
-    for kind in processor::available() {
+    for (weights, kind) in [VGG.clone(), Vgg::light().unwrap()]
+        .iter()
+        .flat_map(|weights| processor::available().map(move |kind| (weights, kind)))
+    {
         let results = [1, 2, 3].map(|threads| {
-            let mut fused = open(layers.clone(), Processor::new(kind, threads).unwrap());
+            let processor = Processor::new(kind, threads).unwrap();
+            let mut fused = objective::open(weights.clone(), layers.clone(), &Device::Cpu, &processor).unwrap();
             evaluate(fused.as_mut(), (131, 75))
         });
         assert!(results[0] == results[1] && results[0] == results[2], "{kind:?}");

@@ -274,7 +274,7 @@ fn gram_matrices_and_their_gradient_are_those_of_plain_loops() {
             let (distance, style) = Float32::gram_difference(engine, &mut gram, &target, SLOPE);
             assert_close(&[distance as f32], &[difference.iter().map(|d| d * d).sum()], EXACT, what);
             let (lanes, incoming) = (to_lanes(shape, &content), to_lanes(shape, &incoming));
-            let target = ContentTarget { features: &lanes, slope: 0.25 };
+            let target = ContentTarget { features: &lanes, slope: 0.25, metric: None };
             let (mut gradient, mut squares) = (input, Vec::new());
             let incoming = Incoming::Direct(&incoming);
             let distance =
@@ -282,6 +282,68 @@ fn gram_matrices_and_their_gradient_are_those_of_plain_loops() {
             assert_close(&to_planes(shape, &gradient), &expected_gradient, EXACT, what);
             let expected = values.iter().zip(&content).map(|(v, c)| f64::from(v - c).powi(2)).sum();
             assert_close(&[distance as f32], &[expected], EXACT, what);
+        }
+    });
+}
+
+#[test]
+fn distances_in_a_metric_are_those_of_plain_loops() {
+    const SLOPE: f32 = 0.25;
+    for_each(|engine, size, what| {
+        for channels in [32, 96] {
+            let shape = shape(channels, size);
+            let positions = shape.positions();
+            let symmetric = |seed: f32| {
+                let value = move |n: usize| {
+                    let (a, b) = (n / channels, n % channels);
+                    (seed * ((a * b) as f32 + (a + b) as f32)).sin() + if a == b { 2.0 } else { 0.0 }
+                };
+                (0..channels * channels).map(value).collect::<Vec<f32>>()
+            };
+            let to_rows = |values: &[f32]| values.as_chunks().0.iter().map(|lanes| Lanes(*lanes)).collect::<Vec<_>>();
+            let (metric, matrix, target) = (symmetric(0.3), symmetric(0.7), symmetric(1.1));
+            let product = |one: &[f64], other: &[f64]| -> Vec<f64> {
+                let sum = |n: usize| {
+                    (0..channels).map(|k| one[n / channels * channels + k] * other[k * channels + n % channels]).sum()
+                };
+                (0..channels * channels).map(sum).collect()
+            };
+            let double = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
+            let difference: Vec<f64> = matrix.iter().zip(&target).map(|(g, t)| f64::from(*g) - f64::from(*t)).collect();
+            let expected = product(&double(&metric), &product(&difference, &double(&metric)));
+            let mut gram = GramMatrix::from_values(channels, to_rows(&matrix));
+            let distance = gram.difference_in_metric(engine, &to_rows(&target), &to_rows(&metric));
+            let actual: Vec<f32> = gram.values().iter().flat_map(|lanes| lanes.0).collect();
+            assert_close(&actual, &expected, EXACT, what);
+            let expected = expected.iter().zip(&difference).map(|(one, other)| one * other).sum();
+            assert_close(&[distance as f32], &[expected], EXACT, what);
+
+            let (values, content) = (features(shape, 18), numbers(channels * positions, 19));
+            let difference: Vec<f64> = values.iter().zip(&content).map(|(v, c)| f64::from(v - c)).collect();
+            let in_metric = |maps: &[f64], n: usize| -> f64 {
+                let row = &metric[n / positions * channels..][..channels];
+                row.iter().enumerate().map(|(k, m)| f64::from(*m) * maps[k * positions + n % positions]).sum()
+            };
+            let gradient = |n: usize| match values[n] > 0.0 {
+                true => f64::from(SLOPE) * in_metric(&difference, n),
+                false => 0.0,
+            };
+            let expected: Vec<f64> = (0..values.len()).map(gradient).collect();
+            let (lanes, packed) =
+                (to_lanes(shape, &content), Float32::pack_metric(engine, channels, &to_rows(&metric)));
+            let target = ContentTarget { features: &lanes, slope: SLOPE, metric: Some(&packed) };
+            let mut back = to_lanes(shape, &values);
+            let distance =
+                Float32::gradient_at(engine, shape, &mut back, None, Some(target), Incoming::Nothing, &mut Vec::new());
+            assert_close(&to_planes(shape, &back), &expected, EXACT, what);
+            let expected = (0..values.len()).map(|n| difference[n] * in_metric(&difference, n)).sum();
+            assert_close(&[distance as f32], &[expected], EXACT, what);
+
+            let mut gram = GramMatrix::new(shape);
+            Float32::compute_gram(engine, &mut gram, &to_lanes(shape, &values));
+            let values = double(&values);
+            let expected = (0..values.len()).map(|n| values[n] * in_metric(&values, n)).sum();
+            assert_close(&[gram.squared_norm_in_metric(&to_rows(&metric)) as f32], &[expected], EXACT, what);
         }
     });
 }

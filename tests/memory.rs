@@ -71,22 +71,26 @@ fn stylize(stylizer: &mut Stylizer, (width, height): (usize, usize), shift: usiz
     stylizer.stylize(&mut frame).map(|_| ())
 }
 
+type Network = fn() -> Result<Arc<Vgg>, Error>;
+
 #[test]
 fn painting_takes_as_much_as_predicted() {
     let _alone = alone();
-    for (size, working_size, warm_start, threads, picture) in [
-        ((320, 180), 0, WarmStart::Flow, 2, (320, 200)),
+    let (vgg16, light): (Network, Network) = (Vgg::built_in, Vgg::light);
+    for (network, size, working_size, warm_start, threads, picture) in [
+        (vgg16, (320, 180), 0, WarmStart::Flow, 2, (320, 200)),
         // A style that is larger than the frame, and one that is kept larger than it is used.
-        ((360, 96), 0, WarmStart::Flow, 1, (360, 360)),
-        ((320, 180), 160, WarmStart::Flow, 2, (1500, 1000)),
-        ((640, 360), 320, WarmStart::Flow, 5, (640, 400)),
-        ((200, 300), 0, WarmStart::None, 2, (320, 200)),
+        (vgg16, (360, 96), 0, WarmStart::Flow, 1, (360, 360)),
+        (vgg16, (320, 180), 160, WarmStart::Flow, 2, (1500, 1000)),
+        (vgg16, (640, 360), 320, WarmStart::Flow, 5, (640, 400)),
+        (vgg16, (200, 300), 0, WarmStart::None, 2, (320, 200)),
+        (light, (320, 180), 0, WarmStart::Flow, 2, (320, 200)),
     ] {
         let mut settings = Settings::default();
         (settings.iterations, settings.first_iterations) = (1, 1);
         (settings.working_size, settings.warm_start) = (working_size, warm_start);
         // Weights of its own: the packed filters, which count, belong to the weights and are freed with them.
-        let weights = Vgg::built_in().unwrap();
+        let weights = network().unwrap();
         let (predicted, peak, _) = allocated(|| {
             let mut stylizer = stylizer(&weights, settings.clone(), threads, picture);
             for frame in 0..3 {

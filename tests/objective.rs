@@ -2,6 +2,8 @@
 
 //! The objective's value against the definition of its losses, and its gradient against finite differences.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device};
 use gstneuralstyle::{
     Processor,
@@ -21,8 +23,7 @@ fn default_network(pooling: Pooling) -> LossLayers {
     layers("relu3_3", "relu1_2,relu2_2,relu3_3,relu4_3", pooling)
 }
 
-fn objective(layers: LossLayers) -> ReferenceObjective {
-    let weights = Vgg::built_in().unwrap();
+fn objective(weights: Arc<Vgg>, layers: LossLayers) -> ReferenceObjective {
     ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64, Processor::detect(1).unwrap()).unwrap()
 }
 
@@ -43,8 +44,13 @@ fn picture(width: usize, height: usize, seed: u32) -> Image {
 }
 
 /// An objective with a content and a style, the image to evaluate it at, and the gradient there.
-fn problem(layers: LossLayers, width: usize, height: usize) -> (ReferenceObjective, Image, Image, Losses) {
-    let mut objective = objective(layers);
+fn problem(
+    weights: Arc<Vgg>,
+    layers: LossLayers,
+    width: usize,
+    height: usize,
+) -> (ReferenceObjective, Image, Image, Losses) {
+    let mut objective = objective(weights, layers);
     let grams = objective.grams(&picture(40, 33, 7)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&picture(width, height, 1)).unwrap();
@@ -55,9 +61,13 @@ fn problem(layers: LossLayers, width: usize, height: usize) -> (ReferenceObjecti
 }
 
 fn check_gradient(layers: LossLayers, width: usize, height: usize) {
+    check_gradient_with(Vgg::built_in().unwrap(), layers, width, height);
+}
+
+fn check_gradient_with(weights: Arc<Vgg>, layers: LossLayers, width: usize, height: usize) {
     // Small enough that hardly a ReLU or maximum changes sides, exact in binary.
     const STEP: f32 = 1.0 / 256.0;
-    let (mut objective, image, gradient, _) = problem(layers, width, height);
+    let (mut objective, image, gradient, _) = problem(weights, layers, width, height);
     let mut loss_at = |at: usize, step: f32| {
         let mut moved = image.clone();
         moved.data_mut()[at] += step;
@@ -103,8 +113,48 @@ fn gradient_with_other_layers() {
 }
 
 #[test]
+fn gradient_in_the_metrics_of_the_light_network() {
+    let light = || Vgg::light().unwrap();
+    check_gradient_with(light(), default_network(Pooling::Max), 20, 17);
+    check_gradient_with(light(), layers("relu2_1,relu3_2", "relu2_1,relu4_1", Pooling::Average), 16, 22);
+}
+
+/// What PyTorch says, by `weights/light_network.py reference weights/vgg16-light.safetensors`.
+#[test]
+fn light_losses_and_gradients_are_those_of_pytorch() {
+    const SIZE: (usize, usize) = (32, 24);
+    let picture = |k: usize| {
+        let value = |n: usize| {
+            let (x, y, plane) = (n % SIZE.0, n / SIZE.0 % SIZE.1, n / (SIZE.0 * SIZE.1));
+            ((x * (7 + k) + y * (13 + 2 * k) + x * y / 4 + 60 * plane + 40 * k) % 256) as f32
+        };
+        Image::from_planes(SIZE.0, SIZE.1, (0..3 * SIZE.0 * SIZE.1).map(value).collect()).unwrap()
+    };
+    let mut objective = objective(Vgg::light().unwrap(), default_network(Pooling::Max));
+    let grams = objective.grams(&picture(2)).unwrap();
+    objective.set_style(&grams).unwrap();
+    objective.set_content(&picture(1)).unwrap();
+    let is_close = |value: f64, expected: f64| (value - expected).abs() < 1e-3 * expected.abs();
+    for (content, style, loss, norm, at_5_9) in [
+        (1.0, 0.0, 0.262175977, 2.42157519e-4, [4.449488e-6, 6.472569e-6, 4.245910e-6]),
+        (0.0, 1.0, 0.082903124, 5.64725022e-4, [3.078000e-6, -4.915312e-6, -7.012430e-7]),
+    ] {
+        let weights = LossWeights { content, style, ..LossWeights::default() };
+        let mut gradient = Image::filled(SIZE.0, SIZE.1, f32::NAN);
+        let losses = objective.evaluate(&picture(0), &weights, &mut gradient).unwrap();
+        assert!(is_close(losses.weighted(&weights), loss), "{losses:?}");
+        let squares: f64 = gradient.data().iter().map(|value| f64::from(*value).powi(2)).sum();
+        assert!(is_close(squares.sqrt(), norm), "{} {norm}", squares.sqrt());
+        for (plane, expected) in at_5_9.into_iter().enumerate() {
+            let value = gradient.data()[(plane * SIZE.1 + 5) * SIZE.0 + 9];
+            assert!(is_close(value.into(), expected), "{value} {expected}");
+        }
+    }
+}
+
+#[test]
 fn losses_follow_their_definition() {
-    let (mut objective, image, ..) = problem(layers("", "relu2_2", Pooling::Max), 20, 18);
+    let (mut objective, image, ..) = problem(Vgg::built_in().unwrap(), layers("", "relu2_2", Pooling::Max), 20, 18);
     let style = objective.grams(&picture(40, 33, 7)).unwrap();
     let own = objective.grams(&image).unwrap();
     let distance: f64 = style[0].values.iter().zip(&own[0].values).map(|(s, x)| f64::from(x - s).powi(2)).sum();
@@ -114,7 +164,8 @@ fn losses_follow_their_definition() {
     assert_eq!(losses.content, 0.0);
 
     // At the content itself nothing is to be gained, one step beside it there is.
-    let (mut objective, content, ..) = problem(layers("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
+    let (mut objective, content, ..) =
+        problem(Vgg::built_in().unwrap(), layers("relu1_1,relu2_1", "", Pooling::Max), 20, 18);
     objective.set_content(&content).unwrap();
     let mut gradient = Image::filled(20, 18, f32::NAN);
     assert_eq!(objective.evaluate(&content, &WEIGHTS, &mut gradient).unwrap().content, 0.0);
@@ -125,7 +176,7 @@ fn losses_follow_their_definition() {
 
 #[test]
 fn gram_matrices_are_symmetric_and_of_the_right_scale() {
-    let mut objective = objective(default_network(Pooling::Max));
+    let mut objective = objective(Vgg::built_in().unwrap(), default_network(Pooling::Max));
     let grams = objective.grams(&picture(64, 48, 3)).unwrap();
     assert_eq!(grams.len(), 4);
     for (gram, side) in grams.iter().zip([64, 128, 256, 512]) {
@@ -155,7 +206,7 @@ fn gram_matrices_are_symmetric_and_of_the_right_scale() {
 
 #[test]
 fn images_too_small_for_the_network_are_refused() {
-    let mut objective = objective(default_network(Pooling::Max));
+    let mut objective = objective(Vgg::built_in().unwrap(), default_network(Pooling::Max));
     let message = objective.set_content(&picture(40, 7, 1)).unwrap_err().to_string();
     assert!(message.contains("40x7") && message.contains("relu4_3") && message.contains("8x8"), "{message}");
     assert!(objective.grams(&picture(3, 40, 1)).is_err());

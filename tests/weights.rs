@@ -197,3 +197,46 @@ fn weights_are_shared_while_they_are_in_use() {
     drop((one, same));
     assert!(weak.upgrade().is_none());
 }
+
+fn light_tensors() -> Tensors {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-light.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_light_network_has_half_of_the_channels_and_metrics() {
+    let (light, whole) = (Vgg::light().unwrap(), Vgg::built_in().unwrap());
+    assert_eq!(light.layers(), whole.layers());
+    assert_eq!(light.mean(), whole.mean());
+    let from_file = Vgg::from_file(write(&light_tensors()).path).unwrap();
+    for &layer in light.layers() {
+        let channels = light.channels(layer).unwrap();
+        assert_eq!(2 * channels, whole.channels(layer).unwrap());
+        assert_eq!(light.metric(layer).unwrap().len(), channels * channels);
+        assert_eq!(from_file.metric(layer), light.metric(layer));
+        assert_eq!(whole.metric(layer), None);
+    }
+    assert_eq!(light.metric("relu5_1".parse().unwrap()), None);
+}
+
+#[test]
+fn metrics_that_make_no_sense_are_named() {
+    let zeros = |side: usize| Tensor::zeros((side, side), DType::F32, &Device::Cpu).unwrap();
+    let metric = |at: (usize, usize), value: f32| {
+        let mut values = vec![0.0f32; 64 * 64];
+        (0..64).for_each(|n| values[n * 65] = 2.0);
+        values[at.0 * 64 + at.1] = value;
+        Tensor::from_vec(values, (64, 64), &Device::Cpu).unwrap()
+    };
+    for (tensor, problem) in [
+        (zeros(32), "[32, 32], [64, 64] is wanted"),
+        (metric((3, 7), 1.0), "not symmetric: see row 3, column 7"),
+        (metric((1, 1), f32::NAN), "value 65 is NaN"),
+    ] {
+        let mut tensors = light_tensors();
+        tensors.insert("relu2_2.metric".to_owned(), tensor);
+        let message = Vgg::from_file(write(&tensors).path).unwrap_err().to_string();
+        let named = ["weights.safetensors", "relu2_2.metric", problem];
+        assert!(named.iter().all(|part| message.contains(part)), "{message}");
+    }
+}

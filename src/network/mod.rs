@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The convolutions of VGG16 and VGG19 (Simonyan and Zisserman 2014) and their weights.
+//! The convolutions of VGG16 and VGG19 (Simonyan and Zisserman 2014) and their weights, and networks of the same form
+//! with fewer channels that stand in for them.
 
 mod weights;
 
@@ -88,6 +89,8 @@ pub fn parse_layers(list: &str) -> Result<Vec<Layer>> {
 pub struct Vgg {
     layers: Vec<Layer>,
     convolutions: Vec<Convolution>,
+    /// Of each layer, if the weights have them.
+    metrics: Vec<Option<Vec<f32>>>,
     mean: [f32; 3],
     /// What was derived from these weights, by name.
     derived: Mutex<Vec<Derived>>,
@@ -111,6 +114,17 @@ impl Vgg {
     pub fn channels(&self, layer: Layer) -> Option<usize> {
         let n = self.layers.iter().position(|own| *own == layer)?;
         Some(self.convolutions[n].outputs)
+    }
+
+    /// The metric of a layer, `[channels][channels]`, a symmetric matrix: the losses compare the feature maps there by
+    /// it. `None` if the weights have none, as those of VGG itself.
+    ///
+    /// Feature maps f that stand in for those of another network, F, come with a metric M = E'E such that E f is close
+    /// to F. Then `<M d, d>` stands for the square of a difference of feature maps, and `<M D, D M>` for that of a
+    /// difference of Gram matrices.
+    pub fn metric(&self, layer: Layer) -> Option<&[f32]> {
+        let n = self.layers.iter().position(|own| *own == layer)?;
+        self.metrics[n].as_deref()
     }
 
     /// The mean of the red, green and blue plane, which is subtracted from the image.

@@ -14,7 +14,7 @@ use crate::{
     image::Image,
     network::{self, Layer, Vgg},
     processor::{
-        Engine, LANES, Lanes, Processor,
+        Engine, Lanes, Processor,
         kernels::{ContentTarget, Direction, Epilogue, GramMatrix, Incoming, Kernels, Shape},
     },
 };
@@ -29,6 +29,10 @@ pub(super) struct FusedObjective<K: Kernels> {
     engine: Engine,
     packed: Arc<PackedNetwork<K>>,
     steps: Vec<Step>,
+    /// Of each step that is looked at by a loss, if the weights have it.
+    metrics: Vec<Option<Metric>>,
+    /// As many zeros as the largest metric has values.
+    zeros: Vec<Lanes>,
     workspace: Workspace,
     /// The targets of the style loss, for each step.
     style: Vec<Option<Target>>,
@@ -50,6 +54,16 @@ struct Step {
     /// Its output is kept until its gradient replaces it: a loss or the gradient of a pooling needs it. Of other
     /// outputs it is enough to know where they are above zero.
     kept: bool,
+    /// The Gram matrix of its output is needed: for the style loss, or for the norm of the content in a metric.
+    has_gram: bool,
+}
+
+/// The metric of a layer; see [`Vgg::metric`].
+struct Metric {
+    /// `[row][column]`
+    values: Vec<Lanes>,
+    /// The same to multiply feature maps with.
+    packed: Vec<Lanes>,
 }
 
 /// The feature maps or the Gram matrix that the image is compared with at a layer.
@@ -100,10 +114,27 @@ impl<K: Kernels> FusedObjective<K> {
         let packed = PackedNetwork::of(&weights, &engine);
         let steps = Step::all(&weights, &layers);
         packed.pack(&weights, &mut engine, steps.len());
+        let metrics: Vec<Option<Metric>> =
+            steps.iter().map(|step| Some(Metric::new::<K>(&mut engine, step, weights.metric(step.layer)?))).collect();
+        let largest = metrics.iter().flatten().map(|metric| metric.values.len()).max().unwrap_or(0);
+        let zeros = vec![Lanes::ZERO; largest];
         let none = || steps.iter().map(|_| None).collect();
         let (style, content) = (none(), none());
         let (workspace, content_size, squares) = (Workspace::default(), None, Vec::new());
-        Ok(Self { weights, layers, engine, packed, steps, workspace, style, content, content_size, squares })
+        Ok(Self {
+            weights,
+            layers,
+            engine,
+            packed,
+            steps,
+            metrics,
+            zeros,
+            workspace,
+            style,
+            content,
+            content_size,
+            squares,
+        })
     }
 
     /// Lays out the workspace for images of `size`.
@@ -113,7 +144,7 @@ impl<K: Kernels> FusedObjective<K> {
         }
         // Free the old memory before the new is allocated.
         self.workspace = Workspace::default();
-        self.workspace = Workspace::new::<K>(size, &self.steps, &self.layers);
+        self.workspace = Workspace::new::<K>(size, &self.steps);
     }
 
     /// Computes the feature maps of `image` in the first `end` steps.
@@ -142,7 +173,7 @@ impl<K: Kernels> FusedObjective<K> {
 
     /// Computes the losses at the first `end` steps and their gradient for the image.
     fn backward(&mut self, end: usize, loss_weights: &LossWeights, gradient: &mut Image) -> Losses {
-        let Self { engine, packed, steps, workspace, squares, .. } = self;
+        let Self { engine, packed, steps, metrics, zeros, workspace, squares, .. } = self;
         let Workspace { shapes, places, memory, positive, grams, .. } = workspace;
         let count = |targets: &[Option<Target>]| targets.iter().flatten().count() as f64;
         let (contents, styles) = (count(&self.content), count(&self.style));
@@ -157,7 +188,15 @@ impl<K: Kernels> FusedObjective<K> {
                         let share = 1.0 / (styles * target.squared_norm);
                         // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
                         let slope = 4.0 * share * loss_weights.style / (shape.positions() * shape.channels) as f64;
-                        let (distance, difference) = K::gram_difference(engine, gram, &target.values, slope as f32);
+                        let (distance, difference) = match &metrics[n] {
+                            None => K::gram_difference(engine, gram, &target.values, slope as f32),
+                            // <M D, D M> has the same gradient, with M D M in place of the difference D.
+                            Some(metric) => {
+                                let distance = gram.difference_in_metric(engine, &target.values, &metric.values);
+                                let zeros = &zeros[..metric.values.len()];
+                                (distance, K::gram_difference(engine, gram, zeros, slope as f32).1)
+                            }
+                        };
                         losses.style += share * distance;
                         Some(difference)
                     }
@@ -166,7 +205,9 @@ impl<K: Kernels> FusedObjective<K> {
                 let share = self.content[n].as_ref().map_or(0.0, |target| 1.0 / (contents * target.squared_norm));
                 let content = self.content[n].as_ref().map(|target| ContentTarget {
                     features: &target.values,
+                    // d/dF <M (F - C), F - C> = 2 M (F - C), where M is a metric or one.
                     slope: (2.0 * share * loss_weights.content) as f32,
+                    metric: metrics[n].as_ref().map(|metric| &metric.packed[..]),
                 });
                 let (incoming, features) = match steps[..end].get(n + 1) {
                     None => (Incoming::Nothing, &mut memory[output.clone()]),
@@ -211,8 +252,9 @@ impl Step {
             if let Some(before) = steps.last_mut() {
                 before.kept |= pooled;
             }
-            let kept = layers.content_layers.contains(&layer) || layers.style_layers.contains(&layer);
-            steps.push(Self { layer, channels: convolution.outputs, pooled, kept });
+            let [content, style] = [&layers.content_layers, &layers.style_layers].map(|list| list.contains(&layer));
+            let (kept, has_gram) = (content || style, style || content && weights.metric(layer).is_some());
+            steps.push(Self { layer, channels: convolution.outputs, pooled, kept, has_gram });
         }
         steps
     }
@@ -229,13 +271,25 @@ impl Step {
     }
 }
 
+impl Metric {
+    fn new<K: Kernels>(engine: &mut Engine, step: &Step, metric: &[f32]) -> Self {
+        let values = lanes(metric);
+        let packed = K::pack_metric(engine, step.channels, &values);
+        Self { values, packed }
+    }
+
+    /// Bytes of one for so many channels.
+    fn memory_for(channels: usize) -> usize {
+        2 * channels * channels * size_of::<f32>()
+    }
+}
+
 impl Workspace {
-    fn new<K: Kernels>(size: (usize, usize), steps: &[Step], layers: &LossLayers) -> Self {
+    fn new<K: Kernels>(size: (usize, usize), steps: &[Step]) -> Self {
         let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
         let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { K::masks(*shape) }]).collect();
-        let has_style = |step: &Step| layers.style_layers.contains(&step.layer);
-        let grams = each().map(|(step, shape)| has_style(step).then(|| GramMatrix::new(*shape))).collect();
+        let grams = each().map(|(step, shape)| step.has_gram.then(|| GramMatrix::new(*shape))).collect();
         let (places, len) = places::<K>(steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
     }
@@ -256,16 +310,26 @@ pub(super) fn memory_for<K: Kernels>(
         let positive = each().filter(|(step, _)| !step.kept).map(|(_, shape)| K::masks(*shape) * size_of::<u16>());
         places::<K>(&steps, &shapes).1 * size_of::<Lanes>() + positive.sum::<usize>()
     };
-    let sum = |wanted: &[Layer], bytes: &dyn Fn(&Step) -> usize| -> usize {
-        steps.iter().filter(|step| wanted.contains(&step.layer)).map(bytes).sum()
+    let sum = |is_wanted: &dyn Fn(&Step) -> bool, bytes: &dyn Fn(&Step) -> usize| -> usize {
+        steps.iter().filter(|step| is_wanted(step)).map(bytes).sum()
     };
-    let content = sum(&layers.content_layers, &|step| K::lanes(step.output(image)) * size_of::<Lanes>());
-    let styles = sum(&layers.style_layers, &|step| step.channels.pow(2) * size_of::<f32>());
+    let content = sum(&|step| layers.content_layers.contains(&step.layer), &|step| {
+        K::lanes(step.output(image)) * size_of::<Lanes>()
+    });
+    let styles =
+        sum(&|step| layers.style_layers.contains(&step.layer), &|step| step.channels.pow(2) * size_of::<f32>());
+    let metrics = sum(&|step| weights.metric(step.layer).is_some(), &|step| Metric::memory_for(step.channels));
     // In 16 bits, in both directions.
     let filters =
         weights.up_to(layers.deepest()).map(|(_, convolution)| 2 * convolution.weight.len() * size_of::<u16>());
-    let of_size = |size| workspace(size) + sum(&layers.style_layers, &|step| GramMatrix::memory_for(step.output(size)));
-    of_size(image).max(of_size(style)) + content + styles + filters.sum::<usize>() + processor.threads() * SCRATCH
+    let of_size =
+        |size| workspace(size) + sum(&|step| step.has_gram, &|step| GramMatrix::memory_for(step.output(size)));
+    of_size(image).max(of_size(style))
+        + content
+        + styles
+        + metrics
+        + filters.sum::<usize>()
+        + processor.threads() * SCRATCH
 }
 
 /// Assigns places in a memory to the feature maps of all steps. Returns the length of the memory too.
@@ -292,6 +356,11 @@ fn places<K: Kernels>(steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) 
         Places { input: before.map_or_else(|| passing(n), output), output: output(n), gradient: passing(n) }
     };
     ((0..steps.len()).map(place).collect(), len)
+}
+
+/// The values of a square matrix, `[row][column]`, whose side is a multiple of [`LANES`].
+fn lanes(values: &[f32]) -> Vec<Lanes> {
+    values.as_chunks().0.iter().map(|chunk| Lanes(*chunk)).collect()
 }
 
 /// Two parts of the memory that do not overlap.
@@ -321,10 +390,12 @@ impl<K: Kernels> Objective for FusedObjective<K> {
     fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
         self.layers.check_size("style", picture.size())?;
         self.forward(picture, self.end(|n| self.layers.style_layers.contains(&self.steps[n].layer)));
-        let Self { engine, steps, workspace, .. } = self;
+        let Self { engine, layers, steps, workspace, .. } = self;
         let mut result = Vec::new();
         for ((step, places), gram) in steps.iter().zip(&workspace.places).zip(&mut workspace.grams) {
-            if let Some(gram) = gram {
+            if let Some(gram) = gram
+                && layers.style_layers.contains(&step.layer)
+            {
                 K::compute_gram(engine, gram, &workspace.memory[places.output.clone()]);
                 let values = gram.values().iter().flat_map(|lanes| lanes.0).collect();
                 result.push(Gram { layer: step.layer, values });
@@ -344,14 +415,20 @@ impl<K: Kernels> Objective for FusedObjective<K> {
                     available: network::join(&self.layers.style_layers),
                 });
             };
-            let (blocks, _) = gram.values.as_chunks::<LANES>();
-            let values: Vec<Lanes> = blocks.iter().map(|block| Lanes(*block)).collect();
+            let values = lanes(&gram.values);
             let channels = self.steps[n].channels;
             if gram.values.len() != channels * channels {
                 let problem = format!("the Gram matrix of {} has {} values", gram.layer, gram.values.len());
                 return Err(candle_core::Error::Msg(problem).into());
             }
-            targets[n] = Some(Target { values, squared_norm: gram.squared_norm().max(SMALLEST_NORM) });
+            let squared_norm = match &self.metrics[n] {
+                None => gram.squared_norm(),
+                Some(metric) => {
+                    let mut gram = GramMatrix::from_values(channels, values.clone());
+                    gram.difference_in_metric(&mut self.engine, &self.zeros[..values.len()], &metric.values)
+                }
+            };
+            targets[n] = Some(Target { values, squared_norm: squared_norm.max(SMALLEST_NORM) });
         }
         self.style = targets;
         Ok(())
@@ -361,11 +438,17 @@ impl<K: Kernels> Objective for FusedObjective<K> {
         self.layers.check_size("frame", content.size())?;
         self.content_size = Some(content.size());
         self.forward(content, self.end(|n| self.layers.content_layers.contains(&self.steps[n].layer)));
-        let Self { engine, steps, workspace, squares, .. } = self;
+        let Self { engine, steps, metrics, workspace, squares, .. } = self;
         for (n, target) in self.content.iter_mut().enumerate() {
             if self.layers.content_layers.contains(&steps[n].layer) {
                 let features = &workspace.memory[workspace.places[n].output.clone()];
-                let squared_norm = K::squared_norm(engine, workspace.shapes[n], features, squares);
+                let squared_norm = match (&metrics[n], &mut workspace.grams[n]) {
+                    (Some(metric), Some(gram)) => {
+                        K::compute_gram(engine, gram, features);
+                        gram.squared_norm_in_metric(&metric.values)
+                    }
+                    _ => K::squared_norm(engine, workspace.shapes[n], features, squares),
+                };
                 let target = target.get_or_insert_with(|| Target { values: Vec::new(), squared_norm });
                 target.squared_norm = squared_norm.max(SMALLEST_NORM);
                 features.clone_into(&mut target.values);
@@ -423,8 +506,11 @@ mod tests {
     #[test]
     fn bfloat16_is_near_the_reference() {
         let Some(processor) = tests::processor() else { return };
-        let weights = Vgg::built_in().unwrap();
-        for (size, pooling) in [((16, 16), Pooling::Max), ((21, 18), Pooling::Average)] {
+        for (weights, size, pooling) in [
+            (Vgg::built_in().unwrap(), (16, 16), Pooling::Max),
+            (Vgg::built_in().unwrap(), (21, 18), Pooling::Average),
+            (Vgg::light().unwrap(), (24, 32), Pooling::Max),
+        ] {
             let layers = LossLayers {
                 content_layers: parse_layers("relu3_3").unwrap(),
                 style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),

@@ -114,9 +114,11 @@ pub struct LossWeights {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Losses {
-    /// `|F(x) - F(c)|^2 / |F(c)|^2`, the mean over the content layers. It has no unit.
+    /// `|F(x) - F(c)|^2 / |F(c)|^2`, in the [metric](Vgg::metric) if there is one, the mean over the content layers. It
+    /// has no unit.
     pub content: f64,
-    /// `|G(x) - G(s)|^2 / |G(s)|^2`, the mean over the style layers. It has no unit.
+    /// `|G(x) - G(s)|^2 / |G(s)|^2`, in the [metric](Vgg::metric) if there is one, the mean over the style layers. It has
+    /// no unit.
     pub style: f64,
     /// The mean, over all pixels and planes, of `sqrt(dx^2 + dy^2 + 16) - 4` as a share of 255 levels, where dx and dy
     /// are the differences, in levels, to the right and lower neighbour (Rudin, Osher and Fatemi 1992).
@@ -183,6 +185,10 @@ impl Start {
 /// for the generated image x, the content c and the style s, with F and G the feature maps and Gram matrices of VGG.
 /// The first is equation 1 of the paper and the second equation 5, up to a constant factor; since both are ratios
 /// here, the same weights serve every style, picture and size.
+///
+/// Where the weights have a [metric](Vgg::metric) M for a layer, `<M d, d>` takes the place of the square of a
+/// difference of feature maps, and `<M D, D M>` that of a difference of Gram matrices, in the norms of the targets as
+/// well.
 ///
 /// Images may be of any size, from the shortest side that the deepest layer needs. Memory is laid out anew when the
 /// size changes.

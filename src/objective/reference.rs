@@ -27,6 +27,8 @@ pub struct ReferenceObjective {
     weights: Arc<Vgg>,
     layers: LossLayers,
     stages: Vec<Stage>,
+    /// The metrics of the layers that have one; see [`Vgg::metric`].
+    metrics: Vec<(Layer, Tensor)>,
     mean: Tensor,
     device: Device,
     dtype: DType,
@@ -70,6 +72,7 @@ impl ReferenceObjective {
     ) -> Result<Self> {
         layers.check(&weights)?;
         let mut stages = Vec::new();
+        let mut metrics = Vec::new();
         let mut poolings = 0;
         for (layer, convolution) in weights.up_to(layers.deepest()) {
             if layer.poolings() > poolings {
@@ -77,10 +80,14 @@ impl ReferenceObjective {
                 poolings += 1;
             }
             stages.push(Stage::convolution(layer, convolution, device, dtype)?);
+            if let Some(metric) = weights.metric(layer) {
+                let shape = (convolution.outputs, convolution.outputs);
+                metrics.push((layer, Tensor::from_slice(metric, shape, device)?.to_dtype(dtype)?));
+            }
         }
         let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
         let (style, content) = (Vec::new(), Vec::new());
-        Ok(Self { weights, layers, stages, mean, device: device.clone(), dtype, processor, style, content })
+        Ok(Self { weights, layers, stages, metrics, mean, device: device.clone(), dtype, processor, style, content })
     }
 
     /// The input of the first stage and then the output of each, up to the last of `layers`.
@@ -102,6 +109,26 @@ impl ReferenceObjective {
         Ok(of_layers.filter(|(layer, _)| layers.contains(layer)).collect())
     }
 
+    fn metric(&self, layer: Layer) -> Option<&Tensor> {
+        self.metrics.iter().find(|(own, _)| *own == layer).map(|(_, metric)| metric)
+    }
+
+    /// M D M for a difference D of Gram matrices at a layer, which is D itself if the layer has no metric M.
+    fn gram_in_metric(&self, layer: Layer, gram: &Tensor) -> Result<Tensor> {
+        match self.metric(layer) {
+            Some(metric) => Ok(metric.matmul(gram)?.matmul(metric)?),
+            None => Ok(gram.clone()),
+        }
+    }
+
+    /// M d for a difference d of feature maps at a layer, which is d itself if the layer has no metric M.
+    fn features_in_metric(&self, layer: Layer, features: &Tensor) -> Result<Tensor> {
+        let Some(metric) = self.metric(layer) else { return Ok(features.clone()) };
+        let (_, channels, height, width) = features.dims4()?;
+        let flat = features.reshape((channels, height * width))?;
+        Ok(metric.matmul(&flat)?.reshape(features.shape())?)
+    }
+
     /// Adds the losses at one layer to `losses` and returns the gradient for its feature maps.
     fn losses_at(
         &self,
@@ -114,18 +141,21 @@ impl ReferenceObjective {
         if let Some(target) = self.content.iter().find(|target| target.layer == layer) {
             let difference = (features - &target.value)?;
             let share = 1.0 / (self.content.len() as f64 * target.squared_norm);
-            losses.content += share * squared_norm(&difference)?;
-            gradient = Some((difference * (2.0 * share * weights.content))?);
+            let in_metric = self.features_in_metric(layer, &difference)?;
+            losses.content += share * inner_product(&difference, &in_metric)?;
+            gradient = Some((in_metric * (2.0 * share * weights.content))?);
         }
         if let Some(target) = self.style.iter().find(|target| target.layer == layer) {
             let difference = (gram(features)? - &target.value)?;
             let share = 1.0 / (self.style.len() as f64 * target.squared_norm);
-            losses.style += share * squared_norm(&difference)?;
+            let in_metric = self.gram_in_metric(layer, &difference)?;
+            losses.style += share * inner_product(&difference, &in_metric)?;
             let (_, channels, height, width) = features.dims4()?;
-            // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels
+            // d/dF |F F^T / n - G|^2 = 4 / n (F F^T / n - G) F, n = positions * channels, and in a metric M
+            // d/dF <M D, D M> = 4 / n M D M F, D = F F^T / n - G
             let slope = 4.0 * share * weights.style / features.elem_count() as f64;
             let flat = features.reshape((channels, height * width))?;
-            let style = (difference.matmul(&flat)? * slope)?.reshape(features.shape())?;
+            let style = (in_metric.matmul(&flat)? * slope)?.reshape(features.shape())?;
             gradient = Some(add(gradient, style)?);
         }
         Ok(gradient)
@@ -147,7 +177,11 @@ impl Objective for ReferenceObjective {
         let target = |gram: &Gram| -> Result<Target> {
             let side = self.weights.channels(gram.layer).unwrap_or(0);
             let value = Tensor::from_slice(&gram.values, (side, side), &self.device)?.to_dtype(self.dtype)?;
-            Ok(Target { layer: gram.layer, value, squared_norm: gram.squared_norm().max(SMALLEST_NORM) })
+            let squared_norm = match self.metric(gram.layer) {
+                Some(_) => inner_product(&value, &self.gram_in_metric(gram.layer, &value)?)?,
+                None => gram.squared_norm(),
+            };
+            Ok(Target { layer: gram.layer, value, squared_norm: squared_norm.max(SMALLEST_NORM) })
         };
         self.style = grams.iter().map(target).collect::<Result<_>>()?;
         Ok(())
@@ -156,8 +190,8 @@ impl Objective for ReferenceObjective {
     fn set_content(&mut self, content: &Image) -> Result<()> {
         self.layers.check_size("frame", content.size())?;
         let target = |(layer, value): (Layer, Tensor)| -> Result<Target> {
-            let squared_norm = squared_norm(&value)?.max(SMALLEST_NORM);
-            Ok(Target { layer, value, squared_norm })
+            let squared_norm = inner_product(&value, &self.features_in_metric(layer, &value)?)?;
+            Ok(Target { layer, value, squared_norm: squared_norm.max(SMALLEST_NORM) })
         };
         let features = self.features(content, &self.layers.content_layers)?;
         self.content = features.into_iter().map(target).collect::<Result<_>>()?;
@@ -291,9 +325,10 @@ fn gram(features: &Tensor) -> Result<Tensor> {
     Ok((flat.matmul(&flat.t()?)? / features.elem_count() as f64)?)
 }
 
-fn squared_norm(tensor: &Tensor) -> Result<f64> {
+/// The sum of the products of numbers at the same place.
+fn inner_product(one: &Tensor, other: &Tensor) -> Result<f64> {
     // Summed along rows first: one long float32 sum would lose the small values.
-    let rows = tensor.sqr()?.sum(D::Minus1)?.to_dtype(DType::F64)?;
+    let rows = (one * other)?.sum(D::Minus1)?.to_dtype(DType::F64)?;
     Ok(rows.sum_all()?.to_scalar()?)
 }
 

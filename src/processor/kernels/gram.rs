@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::Shape;
-use crate::processor::{Engine, LANES, Lanes, Parts};
+use crate::processor::{Engine, LANES, Lanes, Parts, Task, Vector};
 
 /// Blocks of rows of the matrix that a job computes.
 const ROWS_OF_JOB: usize = 4;
@@ -38,6 +38,13 @@ impl GramMatrix {
         }
     }
 
+    /// A matrix of so many channels that is known already, `[row][column]`.
+    pub fn from_values(channels: usize, values: Vec<Lanes>) -> Self {
+        let gram = Self::new(Shape { channels, height: 1, width: 1 });
+        assert_eq!(values.len(), gram.values.len());
+        Self { values, ..gram }
+    }
+
     /// The bytes of one for feature maps of `shape`.
     pub fn memory_for(shape: Shape) -> usize {
         (chunks(shape) + 2) * shape.channels * shape.blocks() * size_of::<Lanes>()
@@ -46,6 +53,39 @@ impl GramMatrix {
     /// The matrix that was last computed, `[row][column]`.
     pub fn values(&self) -> &[Lanes] {
         &self.values
+    }
+
+    /// Replaces this matrix by M D M, where D is its difference from `target` and M a metric. All are symmetric,
+    /// `[row][column]`. Returns `<M D, D M>`, the squared distance in the metric, of which 2 M D M is the gradient for D.
+    pub fn difference_in_metric(&mut self, engine: &mut Engine, target: &[Lanes], metric: &[Lanes]) -> f64 {
+        assert_eq!([target.len(), metric.len()], [self.values.len(); 2]);
+        let (kind, blocks) = (engine.kind(), self.shape.blocks());
+        let rows = |block: usize| block * LANES * blocks..(block + 1) * LANES * blocks;
+        for (value, target) in self.values.iter_mut().zip(target) {
+            value.0.iter_mut().zip(target.0).for_each(|(value, target)| *value -= target);
+        }
+        let (values, products) = (&self.values[..], Parts::new(&mut self.difference));
+        engine.for_each(blocks, 0, |block, _| {
+            // SAFETY: no other job has these rows.
+            let mut product = unsafe { products.part(rows(block)) };
+            kind.run(RowsOfProduct { left: &values[rows(block)], right: metric, blocks, product: &mut product });
+        });
+        let (products, values, squares) =
+            (&self.difference[..], Parts::new(&mut self.values), Parts::new(&mut self.squares));
+        engine.for_each(blocks, LANES * blocks, |block, product| {
+            kind.run(RowsOfProduct { left: &metric[rows(block)], right: products, blocks, product });
+            // SAFETY: no other job has these rows, nor this number.
+            let (mut values, mut squares) = unsafe { (values.part(rows(block)), squares.part(block..block + 1)) };
+            squares[0] = inner_product(&values, product);
+            values.copy_from_slice(product);
+        });
+        self.squares.iter().sum()
+    }
+
+    /// The sum of the squares, in a metric M, of the feature maps F of which this is the Gram matrix G:
+    /// `<M F, F> = positions * channels * <M, G>`.
+    pub fn squared_norm_in_metric(&self, metric: &[Lanes]) -> f64 {
+        (self.shape.positions() * self.shape.channels) as f64 * inner_product(&self.values, metric)
     }
 
     /// The shape of the feature maps.
@@ -101,6 +141,64 @@ impl GramMatrix {
     /// What [`subtract`](Self::subtract) packed.
     pub(super) fn difference(&self) -> &[Lanes] {
         &self.difference
+    }
+}
+
+/// The sum of the products of numbers at the same place.
+fn inner_product(one: &[Lanes], other: &[Lanes]) -> f64 {
+    let pairs = one.iter().zip(other).flat_map(|(one, other)| one.0.into_iter().zip(other.0));
+    pairs.map(|(one, other)| f64::from(one) * f64::from(other)).sum()
+}
+
+/// Sixteen rows of a product of square matrices, `[row][column]`.
+struct RowsOfProduct<'a> {
+    /// These rows of the left matrix.
+    left: &'a [Lanes],
+    /// All of the right one.
+    right: &'a [Lanes],
+    /// Of columns.
+    blocks: usize,
+    product: &'a mut [Lanes],
+}
+
+impl Task for RowsOfProduct<'_> {
+    #[inline(always)]
+    fn run<V: Vector>(mut self) {
+        for column in (0..self.blocks).step_by(V::COLUMNS) {
+            if V::COLUMNS == 2 {
+                self.columns::<V, 8, 2>(column);
+            } else {
+                self.columns::<V, 4, 1>(column);
+            }
+        }
+    }
+}
+
+impl RowsOfProduct<'_> {
+    /// Some blocks of columns, of so many rows at a time.
+    #[inline(always)]
+    fn columns<V: Vector, const ROWS: usize, const COLUMNS: usize>(&mut self, column: usize) {
+        for first in (0..LANES).step_by(ROWS) {
+            let mut sums = [[V::splat(0.0); COLUMNS]; ROWS];
+            let left = &self.left[first * self.blocks..][..ROWS * self.blocks];
+            for (number, right) in self.right.chunks_exact(self.blocks).enumerate() {
+                let mut columns = [V::splat(0.0); COLUMNS];
+                for (n, lanes) in columns.iter_mut().enumerate() {
+                    *lanes = V::load(&right[column + n]);
+                }
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let factor = V::splat(left[row * self.blocks + number / LANES].0[number % LANES]);
+                    for (sum, lanes) in sums.iter_mut().zip(&columns) {
+                        *sum = factor.mul_add(*lanes, *sum);
+                    }
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (n, sum) in sums.iter().enumerate() {
+                    sum.store(&mut self.product[(first + row) * self.blocks + column + n]);
+                }
+            }
+        }
     }
 }
 

@@ -85,6 +85,8 @@ pub struct ContentTarget<'a> {
     pub features: &'a [Lanes],
     /// The gradient is the difference from them times this.
     pub slope: f32,
+    /// By what matrix the difference is multiplied first: a metric, which comes from [`Kernels::pack_metric`].
+    pub metric: Option<&'a [Lanes]>,
 }
 
 /// The gradient that comes back from deeper layers.
@@ -161,11 +163,19 @@ pub trait Kernels: 'static {
         slope: f32,
     ) -> (f64, &'g [Lanes]);
 
+    /// Packs the metric of a layer with this number of channels, `[row][column]`, for [`ContentTarget`].
+    fn pack_metric(engine: &mut Engine, channels: usize, metric: &[Lanes]) -> Vec<Lanes> {
+        // A difference of Gram matrices is a matrix by which feature maps are multiplied too.
+        let mut matrix = GramMatrix::from_values(channels, metric.to_vec());
+        let zero = vec![Lanes::ZERO; metric.len()];
+        Self::gram_difference(engine, &mut matrix, &zero, 1.0).1.to_vec()
+    }
+
     /// Replaces feature maps, which come from a ReLU, by the gradient for them: zero where they are zero, elsewhere the
     /// sum of all terms.
     ///
-    /// `style` comes from [`gram_difference`](Self::gram_difference). Returns the squared distance from the content.
-    /// `squares` is memory for its summands.
+    /// `style` comes from [`gram_difference`](Self::gram_difference). Returns the squared distance d from the content,
+    /// `<d, d>` or, in a metric, `<M d, d>`. `squares` is memory for its summands.
     fn gradient_at(
         engine: &mut Engine,
         shape: Shape,

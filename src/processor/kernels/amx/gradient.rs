@@ -15,7 +15,7 @@ use crate::processor::{
     kernels::{ContentTarget, Incoming, Shape, sum},
 };
 
-/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is divided. With
+/// Columns for which a job multiplies feature maps with a matrix at a time; even, so that no window is divided. With
 /// two rows they make four groups of positions.
 const STRETCH: usize = 2 * SIDE;
 /// Positions of that.
@@ -34,6 +34,8 @@ pub fn gradient_at(
     assert_eq!(features.len(), layout.lines());
     assert!(style.is_none_or(|style| style.len() == layout.blocks() * layout.blocks() * STEP));
     assert!(content.is_none_or(|content| content.features.len() == layout.lines()));
+    let metric = content.and_then(|content| content.metric);
+    assert!(metric.is_none_or(|metric| metric.len() == layout.blocks() * layout.blocks() * STEP));
     match incoming {
         Incoming::Nothing => {}
         Incoming::Direct(gradient) => assert_eq!(gradient.len(), layout.lines()),
@@ -45,7 +47,12 @@ pub fn gradient_at(
     squares.resize(pairs, 0.0);
     let features = &Parts::new(features);
     let parts = Parts::new(squares);
-    let scratch = if style.is_some() { 3 * layout.blocks() * POSITIONS } else { 0 };
+    // What is multiplied, and two lines for each line of it with the product, in float32.
+    let scratch = match (style, metric) {
+        (_, Some(_)) => 5 * layout.blocks() * POSITIONS,
+        (Some(_), None) => 3 * layout.blocks() * POSITIONS,
+        (None, None) => 0,
+    };
     engine.for_each(pairs, scratch, |pair, scratch| {
         let rows = 2 * pair..shape.height.min(2 * pair + 2);
         let job = Job { shape, layout, features, style, content, incoming, rows };
@@ -66,54 +73,97 @@ struct Job<'a> {
     rows: Range<usize>,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// The metric of the content loss.
+    fn metric(&self) -> Option<&'a [Lanes]> {
+        self.content?.metric
+    }
+
     /// Returns the squared distance from the content.
     #[target_feature(enable = "avx512bf16")]
     fn run(&self, scratch: &mut [Lanes]) -> f64 {
         let mut squares = Avx512::splat(0.0);
         for left in (0..self.shape.width).step_by(STRETCH) {
             let columns = left..self.shape.width.min(left + STRETCH);
-            let style = self.style.map(|style| self.style_gradient(style, columns.clone(), scratch));
+            let (features, products) = scratch.split_at_mut(scratch.len().min(self.layout.blocks() * POSITIONS));
+            let (style, metric) = products.split_at_mut(products.len().min(2 * self.layout.blocks() * POSITIONS));
+            if let Some(matrix) = self.style {
+                self.copy(columns.clone(), features);
+                self.multiply(matrix, columns.len(), features, style);
+            }
+            if let (Some(content), Some(matrix)) = (self.content, self.metric()) {
+                self.subtract(content.features, columns.clone(), features);
+                self.multiply(matrix, columns.len(), features, metric);
+            }
             for block in 0..self.layout.blocks() {
-                squares = self.finish(block, columns.clone(), style, squares);
+                let (style, metric) = (self.style.map(|_| &style[..]), self.metric().map(|_| &metric[..]));
+                squares = self.finish(block, columns.clone(), style, metric, squares);
             }
         }
         sum(squares)
     }
 
-    /// The product of the slope of the Gram matrix with the feature maps at these columns of all rows of the job:
-    /// `[block][row and column]`, two lines of sixteen numbers for each.
-    #[target_feature(enable = "avx512bf16")]
-    fn style_gradient<'s>(&self, style: &[Lanes], columns: Range<usize>, scratch: &'s mut [Lanes]) -> &'s [Lanes] {
-        let (layout, width) = (self.layout, columns.len());
-        let (features, products) = scratch.split_at_mut(layout.blocks() * POSITIONS);
-        for (block, features) in features.chunks_exact_mut(POSITIONS).enumerate() {
-            for (row, target) in self.rows.clone().zip(features.chunks_exact_mut(width)) {
-                let start = layout.row(block, row).start + columns.start;
+    /// Copies the feature maps at these columns of all rows of the job: `[block][row and column]`.
+    fn copy(&self, columns: Range<usize>, copies: &mut [Lanes]) {
+        for (block, copies) in copies.chunks_exact_mut(POSITIONS).enumerate() {
+            for (row, copies) in self.rows.clone().zip(copies.chunks_exact_mut(columns.len())) {
+                let start = self.layout.row(block, row).start + columns.start;
                 // SAFETY: no other job has this row.
-                target.copy_from_slice(&unsafe { self.features.part(start..start + width) });
+                copies.copy_from_slice(&unsafe { self.features.part(start..start + columns.len()) });
             }
         }
+    }
+
+    /// As [`copy`](Self::copy), but the difference of the feature maps from the content.
+    #[target_feature(enable = "avx512bf16")]
+    fn subtract(&self, content: &[Lanes], columns: Range<usize>, differences: &mut [Lanes]) {
+        for (block, differences) in differences.chunks_exact_mut(POSITIONS).enumerate() {
+            for (row, differences) in self.rows.clone().zip(differences.chunks_exact_mut(columns.len())) {
+                let start = self.layout.row(block, row).start + columns.start;
+                let places = start..start + columns.len();
+                // SAFETY: no other job has this row.
+                let features = unsafe { self.features.part(places.clone()) };
+                for ((difference, value), content) in differences.iter_mut().zip(features.iter()).zip(&content[places])
+                {
+                    let (value, content) = (widen(value), widen(content));
+                    narrow([value[0].sub(content[0]), value[1].sub(content[1])], difference);
+                }
+            }
+        }
+    }
+
+    /// The product of a matrix with feature maps, of which this many columns of all rows of the job were copied:
+    /// `[block][row and column]`, two lines of sixteen numbers for each.
+    #[target_feature(enable = "avx512bf16")]
+    fn multiply(&self, matrix: &[Lanes], columns: usize, copies: &[Lanes], products: &mut [Lanes]) {
+        let blocks = self.layout.blocks();
         let tiles = Tiles::configure();
-        let steps = Steps { rows: 1, pitch: 0, columns: layout.blocks(), stride: POSITIONS };
-        let panels = style.chunks_exact(layout.blocks() * STEP);
+        let steps = Steps { rows: 1, pitch: 0, columns: blocks, stride: POSITIONS };
+        let panels = matrix.chunks_exact(blocks * STEP);
         for (panel, (b, products)) in panels.zip(products.chunks_exact_mut(2 * POSITIONS)).enumerate() {
-            let next = &style[(panel + 1) % layout.blocks() * layout.blocks() * STEP..];
-            let groups = (0..self.rows.len() * width).step_by(SIDE);
+            let next = &matrix[(panel + 1) % blocks * blocks * STEP..];
+            let groups = (0..self.rows.len() * columns).step_by(SIDE);
             for (n, (position, sums)) in groups.zip(products.chunks_exact_mut(2 * SIDE)).enumerate() {
-                let (a, next) = (&features[position..], &next[n * FETCHED..]);
+                let (a, next) = (&copies[position..], &next[n * FETCHED..]);
                 tiles.multiply(Product { a, steps, b, next, sums, sums_pitch: 2, fresh: true });
             }
         }
-        products
     }
 
-    /// Adds up the terms of one block, window by window, and adds to the squared distance from the content.
+    /// Adds up the terms of one block, window by window, and adds to the squared distance from the content. `style` and
+    /// `metric` are the products with these matrices.
     #[target_feature(enable = "avx512bf16")]
-    fn finish(&self, block: usize, columns: Range<usize>, style: Option<&[Lanes]>, mut squares: Avx512) -> Avx512 {
+    fn finish(
+        &self,
+        block: usize,
+        columns: Range<usize>,
+        style: Option<&[Lanes]>,
+        metric: Option<&[Lanes]>,
+        mut squares: Avx512,
+    ) -> Avx512 {
         let layout = self.layout;
         let zero = Avx512::splat(0.0);
-        let style = style.map(|style| &style[block * 2 * POSITIONS..][..2 * POSITIONS]);
+        let [style, metric] = [style, metric].map(|products| products.map(|it| &it[block * 2 * POSITIONS..]));
         let start = |row: usize| layout.row(block, row).start + columns.start;
         let starts = [start(self.rows.start), start(self.rows.end - 1)];
         let lengths = [columns.len(), if self.rows.len() == 2 { columns.len() } else { 0 }];
@@ -152,15 +202,16 @@ impl Job<'_> {
             for n in (0..4).filter(|n| within(*n)) {
                 let mut values = gradient[n];
                 let target = self.content.map(|content| (widen(&content.features[at(n)]), content.slope));
+                let position = n / 2 * columns.len() + left + n % 2;
                 for (half, value) in values.iter_mut().enumerate() {
                     if let Some(style) = style {
-                        let position = n / 2 * columns.len() + left + n % 2;
                         *value = value.add(Avx512::load(&style[2 * position + half]));
                     }
                     if let Some((target, slope)) = target {
                         let difference = window[n][half].sub(target[half]);
-                        squares = difference.mul_add(difference, squares);
-                        *value = difference.mul_add(Avx512::splat(slope), *value);
+                        let in_metric = metric.map_or(difference, |it| Avx512::load(&it[2 * position + half]));
+                        squares = difference.mul_add(in_metric, squares);
+                        *value = in_metric.mul_add(Avx512::splat(slope), *value);
                     }
                     *value = value.keep(window[n][half].above(zero));
                 }

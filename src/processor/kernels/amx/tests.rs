@@ -338,16 +338,24 @@ fn gradient_at_a_layer_is_the_sum_of_its_terms() {
         let (maps, target) = (Maps::new(shape, n).map(|value| value.max(0.0)), Maps::new(shape, n + 1));
         let (direct, pooled) = (Maps::new(shape, n + 2), Maps::new(shape.pooled(), n + 3));
         let slope = |k: usize, c: usize| ((k * 5 + c * 3) % 7) as f32 - 3.0;
-        let steps = (shape.channels / 32).pow(2);
-        let mut style = vec![Lanes::ZERO; steps * 32];
-        for (k, lane) in style.iter_mut().flat_map(|line| &mut line.0).enumerate() {
-            let (step, tile, row, column) = (k / 512, k / 256 % 2, k / 16 % 16, k % 16);
-            let input = step % (shape.channels / 32) * 32 + 2 * row;
-            let output = step / (shape.channels / 32) * 32 + 16 * tile + column;
-            *lane = pair(slope(input, output), slope(input + 1, output));
-        }
+        let metric = |k: usize, c: usize| ((k + c) % 5) as f32 - 2.0;
+        let packed = |matrix: &dyn Fn(usize, usize) -> f32| {
+            let mut lines = vec![Lanes::ZERO; (shape.channels / 32).pow(2) * 32];
+            for (k, lane) in lines.iter_mut().flat_map(|line| &mut line.0).enumerate() {
+                let (step, tile, row, column) = (k / 512, k / 256 % 2, k / 16 % 16, k % 16);
+                let input = step % (shape.channels / 32) * 32 + 2 * row;
+                let output = step / (shape.channels / 32) * 32 + 16 * tile + column;
+                *lane = pair(matrix(input, output), matrix(input + 1, output));
+            }
+            lines
+        };
+        let (style, packed_metric) = (packed(&slope), packed(&metric));
+        let rows = |n: usize| {
+            Lanes(array::from_fn(|lane| metric(n * LANES / shape.channels, n * LANES % shape.channels + lane)))
+        };
+        let rows: Vec<Lanes> = (0..shape.channels * shape.blocks()).map(rows).collect();
+        assert_eq!(Amx::pack_metric(&mut engine, shape.channels, &rows), packed_metric);
         let (target_lines, direct_lines, pooled_lines) = (target.lines(), direct.lines(), pooled.lines());
-        let content = ContentTarget { features: &target_lines, slope: 0.5 };
         let incomings = [
             Incoming::Nothing,
             Incoming::Direct(&direct_lines),
@@ -355,8 +363,10 @@ fn gradient_at_a_layer_is_the_sum_of_its_terms() {
             Incoming::Pooled(Pooling::Average, &pooled_lines),
         ];
         for (k, incoming) in incomings.into_iter().enumerate().filter(|(k, _)| *k < 2 || width.min(height) > 1) {
-            let (has_style, has_content) = (k != 3, k != 1);
+            let (has_style, has_content, has_metric) = (k != 3, k != 1, (k + n) % 2 == 0);
             let mut lines = maps.lines();
+            let metric_lines = has_metric.then_some(&packed_metric[..]);
+            let content = ContentTarget { features: &target_lines, slope: 0.5, metric: metric_lines };
             let (style, content) = (has_style.then_some(&style[..]), has_content.then_some(content));
             let squares = Amx::gradient_at(&mut engine, shape, &mut lines, style, content, incoming, &mut Vec::new());
 
@@ -364,11 +374,15 @@ fn gradient_at_a_layer_is_the_sum_of_its_terms() {
             let mut expected = Maps::zeros(shape);
             for (channel, y, x) in maps.places() {
                 let value = maps.at(channel, y, x);
-                let difference = value - target.at(channel, y, x);
+                let difference = |k: usize| maps.at(k, y, x) - target.at(k, y, x);
+                let in_metric = match has_metric {
+                    true => (0..shape.channels).map(|k| metric(k, channel) * difference(k)).sum(),
+                    false => difference(channel),
+                };
                 let mut gradient = 0.0;
                 if has_content {
-                    expected_squares += f64::from(difference).powi(2);
-                    gradient += 0.5 * difference;
+                    expected_squares += f64::from(difference(channel) * in_metric);
+                    gradient += 0.5 * in_metric;
                 }
                 if has_style {
                     gradient += (0..shape.channels).map(|k| slope(k, channel) * maps.at(k, y, x)).sum::<f32>();

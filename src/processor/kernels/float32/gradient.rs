@@ -11,7 +11,7 @@ use crate::processor::{
     matrix::Product,
 };
 
-/// Columns for which a job computes the gradient of the Gram matrix at a time; even, so that no window is divided.
+/// Columns for which a job multiplies feature maps with a matrix at a time; even, so that no window is divided.
 const STRETCH: usize = 36;
 
 pub(super) fn gradient_at(
@@ -26,6 +26,8 @@ pub(super) fn gradient_at(
     assert_eq!(features.len(), shape.lanes());
     assert!(style.is_none_or(|style| style.len() == shape.channels * shape.blocks()));
     assert!(content.is_none_or(|content| content.features.len() == shape.lanes()));
+    let metric = content.and_then(|content| content.metric);
+    assert!(metric.is_none_or(|metric| metric.len() == shape.channels * shape.blocks()));
     match incoming {
         Incoming::Nothing => {}
         Incoming::Direct(gradient) => assert_eq!(gradient.len(), shape.lanes()),
@@ -37,7 +39,9 @@ pub(super) fn gradient_at(
     squares.resize(pairs, 0.0);
     let features = &Parts::new(features);
     let parts = Parts::new(squares);
-    engine.for_each(pairs, 2 * shape.blocks() * STRETCH, |pair, scratch| {
+    // Products of two rows, and in a metric those of their difference from the content, and of one row the difference.
+    let scratch = if metric.is_some() { 5 } else { 2 } * shape.blocks() * STRETCH;
+    engine.for_each(pairs, scratch, |pair, scratch| {
         // SAFETY: no other job has this number.
         let mut squares = unsafe { parts.part(pair..pair + 1) };
         let rows = 2 * pair..shape.height.min(2 * pair + 2);
@@ -68,6 +72,13 @@ impl Task for Job<'_> {
                     self.style_gradient::<V>(style, row, columns.clone());
                 }
             }
+            if let Some(content) = self.content
+                && let Some(metric) = content.metric
+            {
+                for row in self.rows.clone() {
+                    self.content_gradient::<V>(content.features, metric, row, columns.clone());
+                }
+            }
             for block in 0..self.shape.blocks() {
                 self.finish::<V>(block, columns.clone());
             }
@@ -91,6 +102,35 @@ impl Job<'_> {
             add: false,
         };
         // SAFETY: the columns of this row are inside each block of the feature maps, and no other job writes to them.
+        unsafe { V::multiply(&product) };
+    }
+
+    /// The product of a metric with the difference from the content.
+    #[inline(always)]
+    fn content_gradient<V: Vector>(&mut self, content: &[Lanes], metric: &[Lanes], row: usize, columns: Range<usize>) {
+        let blocks = self.shape.blocks();
+        let (products, difference) = self.scratch[2 * blocks * STRETCH..].split_at_mut(2 * blocks * STRETCH);
+        for (block, difference) in difference.chunks_exact_mut(STRETCH).enumerate() {
+            let start = block * self.shape.positions() + row * self.shape.width + columns.start;
+            let places = start..start + columns.len();
+            // SAFETY: no other job has this row.
+            let features = unsafe { self.features.part(places.clone()) };
+            for ((difference, value), content) in difference.iter_mut().zip(features.iter()).zip(&content[places]) {
+                V::load(value).sub(V::load(content)).store(difference);
+            }
+        }
+        let product = Product {
+            a: difference.as_ptr(),
+            a_step: STRETCH,
+            rows: columns.len(),
+            depth: blocks,
+            b: metric.as_ptr(),
+            c: products[(row - self.rows.start) * blocks * STRETCH..][..blocks * STRETCH].as_mut_ptr(),
+            c_step: STRETCH,
+            columns: blocks,
+            add: false,
+        };
+        // SAFETY: both parts of the scratch have a stretch for each block, and the metric a row for each channel.
         unsafe { V::multiply(&product) };
     }
 
@@ -128,16 +168,20 @@ impl Job<'_> {
                 // No window covers a last odd row or column.
                 Incoming::Pooled(..) => {}
             }
+            let product = |n: usize| (n / 2 * self.shape.blocks() + block) * STRETCH + left + n % 2;
             for n in (0..4).filter(|n| within(*n)) {
                 let mut value = gradient[n];
                 if self.style.is_some() {
-                    let row = n / 2 * self.shape.blocks() + block;
-                    value = value.add(V::load(&self.scratch[row * STRETCH + left + n % 2]));
+                    value = value.add(V::load(&self.scratch[product(n)]));
                 }
                 if let Some(content) = self.content {
                     let difference = window[n].sub(V::load(&content.features[at(n)]));
-                    squares = difference.mul_add(difference, squares);
-                    value = difference.mul_add(V::splat(content.slope), value);
+                    let in_metric = match content.metric {
+                        Some(_) => V::load(&self.scratch[2 * self.shape.blocks() * STRETCH + product(n)]),
+                        None => difference,
+                    };
+                    squares = difference.mul_add(in_metric, squares);
+                    value = in_metric.mul_add(V::splat(content.slope), value);
                 }
                 value.keep(window[n].above(zero)).store(&mut rows[n / 2][left + n % 2]);
             }
