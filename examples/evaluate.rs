@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use gst::prelude::*;
 use gst_video::prelude::*;
 use gstneuralstyle::{
@@ -47,6 +47,9 @@ enum Command {
         /// Size of the image.
         #[arg(long, value_parser = parse_size, default_value = "256x256")]
         size: (usize, usize),
+        /// Network: vgg16 or light.
+        #[arg(long, value_enum, default_value_t = Network::Vgg16)]
+        network: Network,
         /// Numbers that the features are computed in: auto, f32 or bf16.
         #[arg(long, value_parser = parse_precision, default_value = "auto")]
         precision: Precision,
@@ -81,9 +84,15 @@ enum Command {
     },
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Network {
+    Vgg16,
+    Light,
+}
+
 fn main() -> Result<()> {
     let summary = match Arguments::parse().command {
-        Command::Bench { size, precision, threads } => bench(size, precision, threads)?,
+        Command::Bench { size, network, precision, threads } => bench(size, network, precision, threads)?,
         Command::Clip { clip, style, out, properties } => stylize_clip(&clip, style, &out, &properties)?,
         Command::Flow { clip, out, threads } => estimate_flow(&clip, &out, threads)?,
     };
@@ -91,14 +100,23 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn bench((width, height): (usize, usize), precision: Precision, threads: usize) -> Result<serde_json::Value> {
+fn bench(
+    (width, height): (usize, usize),
+    network: Network,
+    precision: Precision,
+    threads: usize,
+) -> Result<serde_json::Value> {
     const WARM_UP: usize = 3;
     const MEASURED: usize = 20;
     let settings = Settings::default();
     let weights = settings.loss_weights();
     let length = StepLength { base: settings.learning_rate as f32, fresh: 0.0 };
     let processor = Processor::with_precision(threads, precision)?;
-    let mut objective = objective::open(Vgg::built_in()?, settings.layers, &Device::Cpu, &processor)?;
+    let vgg = match network {
+        Network::Vgg16 => Vgg::built_in()?,
+        Network::Light => Vgg::light()?,
+    };
+    let mut objective = objective::open(vgg, settings.layers, &Device::Cpu, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;

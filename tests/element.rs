@@ -11,6 +11,10 @@ use std::{
 
 use gst::prelude::*;
 use gst_video::VideoFormat;
+use gstneuralstyle::{
+    element::{self, NeuralStyle},
+    stylizer::Settings,
+};
 
 fn init() {
     static INIT: Once = Once::new();
@@ -340,6 +344,24 @@ fn every_kind_of_processor_paints() {
         let text = String::from_utf8_lossy(&run.stdout);
         assert!(text.contains("3 passed"), "{}: {text}{}", kind.name(), String::from_utf8_lossy(&run.stderr));
     }
+}
+
+#[test]
+fn a_network_is_chosen_by_its_name_and_weights_win_over_it() {
+    init();
+    // How much memory painting takes tells the networks apart.
+    let memory = |assignments: &[&str]| {
+        let element = gst::ElementFactory::make("neuralstyle").build().unwrap();
+        let assignments: Vec<String> = assignments.iter().map(|text| text.to_string()).collect();
+        element::set_properties(&element, &assignments).unwrap();
+        let stylizer = element.downcast::<NeuralStyle>().unwrap().stylizer().unwrap();
+        stylizer.memory_for(&Settings::default(), (64, 64)).unwrap()
+    };
+    let file = concat!("weights=", env!("CARGO_MANIFEST_DIR"), "/weights/vgg16-features.safetensors");
+    let whole = memory(&[]);
+    assert!(memory(&["network=light"]) < whole);
+    assert_eq!(memory(&["network=vgg16"]), whole);
+    assert_eq!(memory(&["network=light", file]), whole);
 }
 
 #[test]

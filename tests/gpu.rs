@@ -98,6 +98,14 @@ fn check(size: (usize, usize), layers: &LossLayers) {
 }
 
 #[test]
+fn weights_with_metrics_are_refused() {
+    let Err(error) = GpuObjective::new(&Vgg::light().unwrap(), default_layers(Pooling::Max), &GPU) else {
+        panic!("the losses would not be those of the light network")
+    };
+    assert!(error.to_string().contains("metrics"), "{error}");
+}
+
+#[test]
 fn equals_the_reference_at_many_sizes() {
     for (n, size) in [(16, 16), (17, 31), (33, 18), (50, 29), (8, 70)].into_iter().enumerate() {
         check(size, &default_layers(if n % 2 == 0 { Pooling::Max } else { Pooling::Average }));

@@ -9,6 +9,8 @@ mod pace;
 mod painter;
 mod properties;
 
+use std::sync::Arc;
+
 use gst::{glib, prelude::*, subclass::prelude::*};
 
 pub use assignments::{AssignmentError, set_properties};
@@ -30,6 +32,29 @@ impl NeuralStyle {
     /// If the weights or the style cannot be loaded, or a property has no meaning.
     pub fn stylizer(&self) -> Result<stylizer::Stylizer> {
         self.imp().properties().stylizer()
+    }
+}
+
+/// The property `network`.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstNeuralStyleNetwork")]
+#[non_exhaustive]
+pub enum Network {
+    /// See [`network::Vgg::built_in`].
+    #[default]
+    #[enum_value(name = "Vgg16: VGG16 up to relu4_3", nick = "vgg16")]
+    Vgg16,
+    /// See [`network::Vgg::light`].
+    #[enum_value(name = "Light: a network with half of its channels, for about a quarter of the time", nick = "light")]
+    Light,
+}
+
+impl Network {
+    fn weights(self) -> Result<Arc<network::Vgg>> {
+        match self {
+            Self::Vgg16 => network::Vgg::built_in(),
+            Self::Light => network::Vgg::light(),
+        }
     }
 }
 
@@ -151,6 +176,7 @@ impl From<DebugView> for stylizer::DebugView {
 fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     #[cfg(feature = "doc")]
     {
+        Network::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         Pooling::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
         WarmStart::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());

@@ -9,7 +9,7 @@ use gst::{
     prelude::*,
 };
 
-use super::{DebugView, Pooling, Precision, WarmStart};
+use super::{DebugView, Network, Pooling, Precision, WarmStart};
 use crate::{
     Result,
     network::{Vgg, parse_layers},
@@ -41,6 +41,7 @@ pub struct Properties {
     /// In milliseconds.
     pub style_transition: u32,
     pub post_messages: bool,
+    network: Network,
     weights: Option<String>,
     device: String,
     threads: u32,
@@ -90,6 +91,7 @@ impl Default for Properties {
             max_late_frames: 10,
             style_transition: 500,
             post_messages: false,
+            network: Network::default(),
             weights: None,
             device: "cpu".to_owned(),
             threads: 0,
@@ -131,7 +133,7 @@ impl Properties {
         let settings = self.settings()?;
         let weights = match &self.weights {
             Some(path) => Vgg::from_file(path)?,
-            None => Vgg::built_in()?,
+            None => self.network.weights()?,
         };
         let processor = Processor::with_precision(self.threads as usize, self.precision.into())?;
         let mut stylizer = Stylizer::new(weights, self.device.parse()?, processor, settings)?;
@@ -367,12 +369,19 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
                 .mutable_playing()
                 .build()
         }),
+        field!(network).declare(|default| {
+            glib::ParamSpecEnum::builder_with_default("network", default)
+                .nick("Network")
+                .blurb("The network whose feature maps are compared, unless weights names a file")
+                .mutable_ready()
+                .build()
+        }),
         field!(weights).declare(|default| {
             glib::ParamSpecString::builder("weights")
                 .nick("Weights")
                 .blurb(
                     "Path of a safetensors file with the convolutions of VGG16 or VGG19, named as conv1_1.weight (Caffe) \
-                     or features.0.weight (torchvision). If it is not set, the built-in VGG16 up to relu4_3 is used",
+                     or features.0.weight (torchvision), which is used instead of network",
                 )
                 .default_value(default.as_deref())
                 .mutable_ready()

@@ -63,9 +63,14 @@ impl GpuObjective {
     ///
     /// # Errors
     ///
-    /// If the weights lack a layer, if the card has no kernel for their channels, or if its memory is full.
+    /// If the weights lack a layer or have a metric for it, if the card has no kernel for their channels, or if its
+    /// memory is full.
     pub fn new(weights: &Arc<Vgg>, layers: LossLayers, gpu: &Arc<Gpu>) -> Result<Self> {
         layers.check(weights)?;
+        if layers.content_layers.iter().chain(&layers.style_layers).any(|layer| weights.metric(*layer).is_some()) {
+            let problem = "weights with metrics, as those of the light network, need the processor".to_owned();
+            return Err(Error::Device { name: gpu.name().to_owned(), problem });
+        }
         let network = Network::pack(gpu, weights, layers.deepest())?;
         let mut steps: Vec<Step> = Vec::new();
         for (layer, convolution) in weights.up_to(layers.deepest()) {
