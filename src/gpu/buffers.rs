@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use bytemuck::{AnyBitPattern, NoUninit};
 use wgpu::util::DeviceExt;
 
-use super::{Gpu, Storage, opened::Kernel, variant::Variant};
+use super::{Gpu, Storage, Submission, opened::Kernel, variant::Variant};
 use crate::Result;
 
 /// What all buffers of values are for.
@@ -64,14 +64,14 @@ impl Gpu {
         &self,
         passes: impl IntoIterator<Item = &'a Pass>,
         copies: &[(&wgpu::Buffer, &wgpu::Buffer)],
-    ) -> Result<()> {
+    ) -> Result<Submission> {
         self.checked(|| {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()), passes);
             for (from, to) in copies {
                 encoder.copy_buffer_to_buffer(from, 0, to, 0, from.size());
             }
-            self.queue.submit([encoder.finish()]);
+            Submission(self.queue.submit([encoder.finish()]))
         })
     }
 

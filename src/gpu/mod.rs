@@ -23,6 +23,7 @@ pub(crate) use buffers::{Pass, Recorder};
 pub(crate) use convolution::{Direction, Epilogue, Filters, FirstFilters, Scratch};
 pub(crate) use features::{Shape, Storage, content_sums};
 pub(crate) use gram::GramCut;
+pub(crate) use opened::Submission;
 pub(crate) use pixels::{PixelBuffers, Terms};
 
 #[cfg(test)]

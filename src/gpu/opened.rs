@@ -37,6 +37,9 @@ pub(super) struct Kernel {
     pub(super) entry: &'static str,
 }
 
+/// Work that the card was given.
+pub(crate) struct Submission(pub(super) wgpu::SubmissionIndex);
+
 impl Gpu {
     /// Opens a card, or hands out the same again if it is open.
     ///
@@ -145,7 +148,16 @@ impl Gpu {
 
     /// Waits until everything is done that was submitted.
     pub(crate) fn wait(&self) -> Result<()> {
-        let done = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(PATIENCE) });
+        self.wait_until(None)
+    }
+
+    /// Waits until this submission is done.
+    pub(crate) fn wait_for(&self, submission: Submission) -> Result<()> {
+        self.wait_until(Some(submission.0))
+    }
+
+    fn wait_until(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let done = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(PATIENCE) });
         done.map_err(|error| self.error(error.to_string()))?;
         self.check()
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gpu::Gpu,
+    gpu::{Gpu, Submission},
     image::Image,
     network::{self as vgg, Layer, Vgg},
 };
@@ -215,7 +215,7 @@ impl Objective for GpuObjective {
             image,
             optimizer,
             has_target: trust.is_some(),
-            has_stepped: false,
+            last: None,
         }))
     }
 }
@@ -231,7 +231,8 @@ struct GpuOptimization<'a> {
     optimizer: Adam,
     /// There is a temporal loss.
     has_target: bool,
-    has_stepped: bool,
+    /// The last step.
+    last: Option<Submission>,
 }
 
 impl Optimization for GpuOptimization<'_> {
@@ -246,13 +247,13 @@ impl Optimization for GpuOptimization<'_> {
         ];
         workspace.write_weights(network, style, self.has_content, weights);
         workspace.write_step(gpu, slopes, [length.base, length.fresh, self.optimizer.begin_step()]);
-        gpu.submit(workspace.evaluation.iter().chain(&workspace.step), &[])?;
-        self.has_stepped = true;
-        Ok(())
+        let step = gpu.submit(workspace.evaluation.iter().chain(&workspace.step), &[])?;
+        // Two steps in flight keep the card busy. With more of them an interrupted frame would have to wait for all.
+        self.last.replace(step).map_or(Ok(()), |before| gpu.wait_for(before))
     }
 
     fn losses(&mut self) -> Result<Losses> {
-        if !self.has_stepped {
+        if self.last.is_none() {
             return Ok(Losses::default());
         }
         let Self { network, style, workspace, .. } = self;
@@ -264,8 +265,8 @@ impl Optimization for GpuOptimization<'_> {
     }
 
     fn finish(self: Box<Self>) -> Result<(Image, Adam)> {
-        let Self { network, workspace, mut image, mut optimizer, has_stepped, .. } = *self;
-        if has_stepped {
+        let Self { network, workspace, mut image, mut optimizer, last, .. } = *self;
+        if last.is_some() {
             let (pixels, values) = (&workspace.pixels, image.data().len());
             let read: Vec<Vec<f32>> = network.gpu.read(&[
                 (&pixels.image, values),

@@ -143,7 +143,7 @@ impl Workspace {
     /// Makes the features of the image the content.
     pub(super) fn take_content(&self, gpu: &Gpu) -> Result<()> {
         let contents = self.layers.iter().filter_map(|layer| Some((&layer.features, &layer.content.as_ref()?.wanted)));
-        gpu.submit(&self.content, &contents.collect::<Vec<_>>())
+        gpu.submit(&self.content, &contents.collect::<Vec<_>>()).map(|_| ())
     }
 
     /// Makes these the targets of the style. Steps without a target have no style loss.
