@@ -45,7 +45,7 @@ pub enum Network {
     #[enum_value(name = "Vgg16: VGG16 up to relu4_3", nick = "vgg16")]
     Vgg16,
     /// See [`network::Vgg::light`].
-    #[enum_value(name = "Light: a network with half of its channels, for about a quarter of the time", nick = "light")]
+    #[enum_value(name = "Light: a network with half of its channels, for about a third of the time", nick = "light")]
     Light,
 }
 

@@ -74,7 +74,7 @@ impl Vgg {
         Self::shared(Identity::BuiltIn, "the built-in weights".to_owned(), BUILT_IN)
     }
 
-    /// The built-in light network, which stands in for VGG16 up to `relu4_3` at about a quarter of its time. It has a
+    /// The built-in light network, which stands in for VGG16 up to `relu4_3` at about a third of its time. It has a
     /// [`metric`](Self::metric) for every layer. It is read once and shared while it is in use.
     ///
     /// # Errors
