@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
@@ -230,12 +230,21 @@ pub fn assert_frames(found: &[Frame], expected: &[Frame]) {
     assert!(same, "found {found:?}\nexpected {expected:?}");
 }
 
-fn program() -> PathBuf {
-    // Cargo tells the places of a package's binaries, but not of its examples.
-    let profile = env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
-    let program = profile.join("examples/stylize");
-    assert!(program.is_file(), "{} is not there: cargo build --example stylize", program.display());
-    program
+/// The program. Cargo neither tells where a package's examples are nor builds this one, which has tests of its own,
+/// when it builds the tests.
+fn program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        let profile = env::current_exe().unwrap().parent().and_then(Path::parent).unwrap().to_owned();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--locked", "--features", "tools", "--example", "stylize", "--target-dir"]);
+        build.arg(profile.parent().unwrap());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+        profile.join("examples/stylize")
+    });
+    &PROGRAM
 }
 
 /// Waits for the end of the program, but not for ever.
