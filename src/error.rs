@@ -7,7 +7,7 @@ use std::{io, path::PathBuf};
 /// The result of every operation of this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a library below, whose type may change with its version.
+/// An error of a dependency, whose type may change with its version.
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// An error of this library. Its text names the file, setting, size or value at fault.
@@ -64,7 +64,7 @@ pub enum Error {
         available: String,
     },
 
-    /// A setting whose value makes no sense.
+    /// A setting with a value that it cannot have.
     #[error("{setting} is {value}: it must be {expected}")]
     Setting {
         /// The setting, as the element's property is called.
@@ -98,7 +98,7 @@ pub enum Error {
         source: Source,
     },
 
-    /// A style image without room for anything painted.
+    /// A style image that is too small.
     #[error("the style {path} is only {width}x{height} pixels: at least {shortest}x{shortest} are wanted")]
     StyleTiny {
         /// The style's file.
@@ -126,7 +126,7 @@ pub enum Error {
         needed: usize,
     },
 
-    /// Frames that take more memory than there is.
+    /// Frames that need more memory than there is.
     #[error(
         "{what} of {width}x{height} pixels need {} of memory at a working size of {working_size}, but only {} is available: {}",
         gigabytes(*needed),
@@ -153,7 +153,7 @@ pub enum Error {
         largest: Option<u32>,
     },
 
-    /// Pixels whose number does not fit the size they are said to have.
+    /// A number of values that does not match the size of an image.
     #[error("an image of {width}x{height} pixels needs {expected} values, it has {actual}")]
     ImageSize {
         /// Width in pixels.
@@ -166,7 +166,7 @@ pub enum Error {
         actual: usize,
     },
 
-    /// Pixels of another layout than packed frames have.
+    /// A layout of pixels that packed frames cannot have.
     #[error(
         "pixels of {pixel_stride} bytes with red, green and blue at {offsets:?}: there must be 3 or 4 bytes, and a place \
          in them for each"
@@ -178,7 +178,7 @@ pub enum Error {
         offsets: [usize; 3],
     },
 
-    /// There is no style yet to paint a frame in.
+    /// A frame was to be painted before a style was set.
     #[error("no style is set: call set_style before the first frame")]
     NoStyle,
 
@@ -195,7 +195,7 @@ pub enum Error {
         problem: String,
     },
 
-    /// A graphics card that failed, or that is not made for what it was asked for.
+    /// A graphics card that failed, or that cannot do what was asked of it.
     #[error("the graphics card {adapter} failed: {problem}")]
     Gpu {
         /// The name of the adapter.

@@ -72,7 +72,7 @@ impl Adapter {
         })
     }
 
-    /// Its name, as its driver says it.
+    /// The name that its driver reports.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -10,14 +10,14 @@ use wgpu::util::DeviceExt;
 use super::{Gpu, Storage, Submission, opened::Kernel, variant::Variant};
 use crate::Result;
 
-/// What all buffers of values are for.
+/// The usage of all buffers of values.
 const USAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 /// Workgroups in a row if they are too many for one dimension.
 const ROW: u64 = 32_768;
 
-/// A kernel with what it works on.
+/// A kernel with its buffers.
 #[derive(Debug)]
 pub(crate) struct Pass {
     pipeline: Arc<wgpu::ComputePipeline>,
@@ -26,7 +26,7 @@ pub(crate) struct Pass {
 }
 
 impl Gpu {
-    /// Memory for this many bytes, zeros at first.
+    /// Memory of this many bytes, all zero.
     pub(crate) fn memory(&self, bytes: u64) -> wgpu::Buffer {
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
@@ -45,7 +45,7 @@ impl Gpu {
         })
     }
 
-    /// The few numbers that tell a kernel what to do.
+    /// The parameters of a kernel.
     pub(crate) fn uniform<T: NoUninit>(&self, value: T) -> wgpu::Buffer {
         self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: None,
@@ -54,7 +54,7 @@ impl Gpu {
         })
     }
 
-    /// Puts values into memory before the next submission.
+    /// Writes values to memory before the next submission.
     pub(crate) fn write<T: NoUninit>(&self, buffer: &wgpu::Buffer, offset: u64, values: &[T]) {
         self.queue.write_buffer(buffer, offset, bytemuck::cast_slice(values));
     }

@@ -53,11 +53,11 @@ pub(crate) struct FirstFilters {
     outputs: u32,
 }
 
-/// What becomes of the sums of a convolution.
+/// What is done with the sums of a convolution.
 pub(crate) enum Epilogue<'a> {
     /// The biases are added and what is below zero becomes zero. If there is a buffer, the result is also pooled.
     Relu { pooled: Option<(&'a wgpu::Buffer, Pooling)> },
-    /// They are a gradient, which becomes zero where these activations are.
+    /// They are a gradient, which becomes zero where these activations are zero.
     EndAtRelu(&'a wgpu::Buffer),
     /// They are a gradient to which others will be added.
     Plain,
@@ -70,7 +70,7 @@ pub(crate) struct Scratch {
     products: wgpu::Buffer,
 }
 
-/// Which way a convolution goes.
+/// The direction in which a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Forward,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Feature maps on the card: how they lie, pooling, the content loss, and sums.
+//! Feature maps on the card: their layout, pooling, the content loss, and sums.
 
 use super::{Gpu, Recorder, buffers::spread, opened::Kernel, variant::Variant};
 use crate::{Result, processor::kernels::Pooling};
@@ -16,7 +16,7 @@ const EACH: u64 = 8;
 /// Matrix products may touch this many positions beyond the last.
 const SPARE_POSITIONS: u64 = 256;
 
-/// What feature maps are stored in.
+/// The number format in which feature maps are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Storage {
     F32,
@@ -103,8 +103,8 @@ impl Recorder<'_> {
         self.pass(label, kernel, &variant, &[&uniform, features, pooled], shape.pooled().groups_of_fours())
     }
 
-    /// From the gradient of pooled features to that of the features, `shape`. If it `ends_at_relu`, it is zero where the
-    /// features are.
+    /// Computes the gradient of features of `shape` from that of the pooled features. If it `ends_at_relu`, it is zero
+    /// where the features are zero.
     pub(crate) fn unpool(
         &mut self,
         label: &str,
@@ -120,9 +120,9 @@ impl Recorder<'_> {
         self.pass(label, kernel, &variant, &[&uniform, features, gradients, unpooled], windows.groups_of_fours())
     }
 
-    /// The squared distance of features from those that are wanted, in parts from `sums` on, and its gradient. Returns the
-    /// uniform, whose second number is the gradient's slope times the squared norm of what is wanted, which is the
-    /// number at `norm`.
+    /// The squared distance of features from their target, in parts from `sums` on, and its gradient. Returns the
+    /// uniform, whose second number is the gradient's slope times the squared norm of the target, which is the number
+    /// at `norm`.
     pub(crate) fn content(
         &mut self,
         label: &str,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! Gram matrices and their distance from those that are wanted.
+//! Gram matrices and their distance from their targets.
 
 use super::{Gpu, Recorder, Shape, opened::Kernel, variant::Variant};
 use crate::Result;
@@ -8,9 +8,9 @@ use crate::Result;
 const GRAM: &str = include_str!("kernels/gram.wgsl");
 const GRAM_BY_UNITS: &str = include_str!("kernels/gram_units.wgsl");
 
-/// Workgroups that a Gram matrix shall have, so that a large card is busy.
+/// How many workgroups a Gram matrix is divided among if it can be, to keep a large card busy.
 const GROUPS: u32 = 1024;
-/// Positions that a part of a sum has at least, and of which it has a multiple.
+/// A part of a sum has at least the first number of positions, and a multiple of the second.
 const LEAST_POSITIONS: u32 = 128;
 const POSITIONS: u32 = 32;
 /// Values that a workgroup folds.
@@ -67,7 +67,7 @@ impl GramCut {
         self.blocks() * self.side * self.side / FOLDED
     }
 
-    /// What the kernels are told. The matrix of the features as they are stored is multiplied by `scale`, and its
+    /// The parameters of the kernels. The matrix of the features as they are stored is multiplied by `scale`, and its
     /// difference from the target by `slope`; the sums of the squared differences go to `sums` and what follows.
     pub(crate) fn uniform(&self, scale: f64, slope: f64, sums: u32) -> [u32; 8] {
         let scale = ((scale / self.values()) as f32).to_bits();

@@ -28,7 +28,7 @@ pub(crate) use pixels::{PixelBuffers, Terms};
 
 #[cfg(test)]
 pub(crate) mod translation {
-    //! What the drivers of other systems will be given.
+    //! Translates kernels to what the drivers of other systems get.
 
     use naga::{
         back::{hlsl, msl, spv},

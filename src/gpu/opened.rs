@@ -9,10 +9,10 @@ use std::{
 use super::{Adapter, AdapterChoice, tuning::Tuning, variant::Variant};
 use crate::{Error, Result};
 
-/// A card that takes longer than this for what was submitted is taken for hung.
+/// A card that takes longer than this for a submission is considered hung.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What has been opened, so that several elements share a card and its pipelines.
+/// The cards in use, so that several elements share a card and its pipelines.
 static OPENED: Mutex<Vec<(String, Weak<Gpu>)>> = Mutex::new(Vec::new());
 
 /// An opened graphics card, with the pipelines made for it so far.
@@ -26,7 +26,7 @@ pub struct Gpu {
     has_matrix_units: bool,
     pub(super) tuning: Tuning,
     pipelines: Mutex<BTreeMap<(Kernel, Variant), Arc<wgpu::ComputePipeline>>>,
-    /// What happened to the card outside of what was [checked](Self::checked).
+    /// The first error outside of what was [checked](Self::checked).
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Kernel {
     pub(super) entry: &'static str,
 }
 
-/// Work that the card was given.
+/// Work that was submitted to the card.
 pub(crate) struct Submission(pub(super) wgpu::SubmissionIndex);
 
 impl Gpu {
@@ -45,7 +45,7 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] if there is no such card or its driver does not give it.
+    /// [`Error::Device`] if there is no such card or its driver refuses to open it.
     pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
         let adapter = Adapter::find(choice)?;
         let name = adapter.to_string();
@@ -71,7 +71,7 @@ impl Gpu {
             label: None,
             required_features: features,
             required_limits: limits.clone(),
-            // SAFETY: what is used of the experimental features are products of matrices, in two kernels that keep within
+            // SAFETY: the only experimental feature in use is the product of matrices, in two kernels that keep within
             // the bounds of their memory. Their results are tested against plain code.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             memory_hints: wgpu::MemoryHints::Performance,
@@ -118,7 +118,7 @@ impl Gpu {
         self.is_software
     }
 
-    /// Does something on the card, and returns what went wrong.
+    /// Does some work on the card, and returns its error if there is one.
     pub(crate) fn checked<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal]
             .map(|filter| self.device.push_error_scope(filter));
@@ -134,7 +134,7 @@ impl Gpu {
         }
     }
 
-    /// Whether the card is still there.
+    /// Checks that the card still works.
     pub(crate) fn check(&self) -> Result<()> {
         match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(problem) => Err(self.error(problem.clone())),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What concerns the pixels of the image: its own losses, and the optimizer's step.
+//! Passes over the pixels of the image: its own losses, and the step of the optimizer.
 
 use super::{Gpu, Recorder, buffers::spread, features::THREADS, opened::Kernel, variant::Variant};
 use crate::Result;
@@ -55,7 +55,7 @@ impl PixelBuffers {
         across * down
     }
 
-    /// What the kernels are told.
+    /// The parameters of the kernels.
     pub(crate) fn uniform(&self, terms: Terms) -> [u32; 8] {
         let slopes = [terms.total_variation_slope, terms.temporal_slope].map(f32::to_bits);
         [self.size.0, self.size.1, slopes[0], slopes[1], terms.sums[0], terms.sums[1], 0, 0]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! How products are cut into workgroups and threads, and which way is the fastest.
+//! How products are divided among workgroups and threads, and which way is the fastest.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 use super::{Gpu, Pass, Shape, variant::Variant};
 use crate::Result;
 
-/// Times that each way is measured.
+/// How often each way is measured.
 const ROUNDS: usize = 3;
 
 /// A matrix product on plain units.
@@ -76,7 +76,7 @@ pub(super) struct UnitTiling {
     /// Rows and blocks of 16 channels that a subgroup has.
     rows_each: u32,
     blocks_each: u32,
-    /// What comes next is loaded while the units compute.
+    /// The next inputs are loaded while the units compute.
     prefetch: bool,
 }
 
@@ -91,7 +91,7 @@ impl UnitTiling {
         Self::new([8, 64], [2, 2], true),
         Self::new([8, 32], [4, 1], true),
         Self::new([4, 64], [2, 2], true),
-        // The one that the plain products, by which the tests do without matrix units, are compiled for in a short time.
+        // The tests replace matrix units by plain products, and these compile fastest with this one.
         Self::new([2, 32], [1, 1], false),
     ];
 
@@ -178,14 +178,14 @@ impl Tuning {
         }
         let trials: Vec<Vec<Pass>> = ways.iter().map(|way| passes(*way)).collect::<Result<_>>()?;
         let mut times = vec![Duration::MAX; ways.len()];
-        // In turns, so that a change of the card's clock favours none.
+        // They take turns, so that a change of the card's clock favours none.
         for round in 0..=ROUNDS {
             for (trial, time) in trials.iter().zip(&mut times) {
                 gpu.wait()?;
                 let started = Instant::now();
                 gpu.submit(trial.iter().chain(trial), &[])?;
                 gpu.wait()?;
-                // The first round loads what the others use.
+                // The first round warms up and does not count.
                 if round > 0 {
                     *time = started.elapsed().min(*time);
                 }

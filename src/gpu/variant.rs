@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig};
 
-/// What a kernel is filled in with.
+/// The values that fill in the template of a kernel.
 ///
 /// WGSL has neither conditional compilation nor loops that are sure to be unrolled. So the kernels are templates: lines
 /// that begin with `#` are statements (`# if`, `# for`), and `{{ }}` holds expressions, in the syntax of Jinja.

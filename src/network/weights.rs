@@ -20,7 +20,7 @@ static BUILT_IN: &[u8] = include_bytes!("../../weights/vgg16-features.safetensor
 /// A network with half of its channels, and metrics.
 static LIGHT: &[u8] = include_bytes!("../../weights/vgg16-light.safetensors");
 
-/// The kernels need numbers of channels that are multiples of this.
+/// The kernels need a multiple of this many channels.
 const CHANNELS: usize = 32;
 
 /// How far from symmetric a metric may be, as a share of its largest value.
@@ -51,7 +51,7 @@ struct Source<'a> {
     depths: [u8; 5],
 }
 
-/// What tells weights in memory from others.
+/// Identifies weights in memory.
 #[derive(PartialEq)]
 enum Identity {
     BuiltIn,
@@ -119,7 +119,7 @@ impl Vgg {
     }
 }
 
-/// Reads a file, and nothing that could wait for ever for what to read, such as a named pipe.
+/// Reads a regular file. Others, such as a named pipe, could block for ever.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));

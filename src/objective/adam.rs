@@ -3,9 +3,9 @@
 //! The optimizer, and what it remembers from step to step.
 
 /// Decay rate of both moments. It is shorter than for the training of networks: an image gets a few dozen steps, not
-/// thousands. The same rate for both bounds the length of a step, and slows down paint that begins to swing.
+/// thousands. Using the same rate for both bounds the length of a step, and damps oscillations.
 const DECAY: f32 = 0.8;
-/// Keeps 0 / 0 away. Far below any gradient that counts.
+/// Avoids 0 / 0. It is far below any gradient that matters.
 const EPSILON: f32 = 1e-12;
 /// How fast paint ages: after n steps its freshness is `1 / (1 + n * AGEING)^2`. The sum of all steps is bounded, so
 /// that the paint comes to rest.
@@ -21,11 +21,11 @@ pub struct Adam {
     pub(super) second_moment: Vec<f32>,
     /// How new the paint of each pixel is: 1 before its first step, then falling to 0.
     pub(super) freshness: Vec<f32>,
-    /// How many steps the moments have seen.
+    /// The number of steps that the moments are averaged over.
     pub(super) steps: i32,
 }
 
-/// What Adam knows of each value, or in the case of `freshness` of each pixel. It moves along with the image.
+/// The state of Adam for each value, or for each pixel in the case of `freshness`. It is warped along with the image.
 pub(crate) struct Memory<'a> {
     /// The running mean of the gradient.
     pub(crate) first_moment: &'a mut [f32],
@@ -35,13 +35,13 @@ pub(crate) struct Memory<'a> {
     pub(crate) freshness: &'a mut [f32],
 }
 
-/// The length of a step, in levels of 8-bit colour: `base + fresh * freshness`, which depends on the freshness of the
-/// pixel's paint, from 1, no step yet, to 0.
+/// The length of a step, in levels of 8-bit colour: `base + fresh * freshness`. The freshness of a pixel's paint is 1
+/// before its first step, and falls to 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepLength {
     /// The length for the oldest paint.
     pub base: f32,
-    /// How much longer it is for paint without a step yet.
+    /// How much longer it is before the first step.
     pub fresh: f32,
 }
 

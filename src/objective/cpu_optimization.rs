@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The optimization of an image in plain memory: an objective's gradient, and everything else on the processor.
+//! Optimizes an image in main memory: the gradient comes from an objective, the rest is computed on the processor.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ pub(super) struct CpuOptimization<'a> {
     gradient: Image,
     /// The gradient, its rows filtered.
     filtered: Image,
-    /// The total variation and the temporal loss of each row of each plane, without their share.
+    /// The total variation and the temporal loss of each row of each plane, before they are scaled.
     row_losses: Vec<[f64; 2]>,
     losses: Losses,
 }
@@ -274,7 +274,7 @@ mod tests {
         Start { image, optimizer, trust: Some(numbers(width * height, 3).map(|n| n / 255.0).collect()) }
     }
 
-    /// The losses before the last of some steps, and what they come to.
+    /// Takes some steps. Returns the losses before the last one, the image and the optimizer.
     fn optimized(processor: &Processor, start: Start, gradient: Vec<f32>, steps: usize) -> (Losses, Image, Adam) {
         let mut objective = Constant(gradient);
         let mut optimization: Box<dyn Optimization> =

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The objective on the processor: forward pass, losses and gradient in one, in memory that is laid out once for each
-//! size of image.
+//! The objective on the processor: forward pass, losses and gradient, in memory that is allocated once for each size of
+//! image.
 
 use std::{ops::Range, sync::Arc};
 
@@ -19,17 +19,17 @@ use crate::{
     },
 };
 
-/// About what the kernels need in each thread, in bytes.
+/// The approximate scratch memory of the kernels in each thread, in bytes.
 const SCRATCH: usize = 5 << 20;
 
-/// The objective by a backend of kernels on the processor. See [`Objective`].
+/// The objective, computed by one backend of kernels on the processor. See [`Objective`].
 pub(super) struct FusedObjective<K: Kernels> {
     weights: Arc<Vgg>,
     layers: LossLayers,
     engine: Engine,
     packed: Arc<PackedNetwork<K>>,
     steps: Vec<Step>,
-    /// Of each step that is looked at by a loss, if the weights have it.
+    /// The metric of each step, if the weights have one.
     metrics: Vec<Option<Metric>>,
     /// As many zeros as the largest metric has values.
     zeros: Vec<Lanes>,
@@ -39,7 +39,7 @@ pub(super) struct FusedObjective<K: Kernels> {
     /// The targets of the content loss, for each step.
     content: Vec<Option<Target>>,
     content_size: Option<(usize, usize)>,
-    /// Memory for the summands of a loss.
+    /// Scratch memory for the terms of a loss.
     squares: Vec<f64>,
 }
 
@@ -62,7 +62,7 @@ struct Step {
 struct Metric {
     /// `[row][column]`
     values: Vec<Lanes>,
-    /// The same to multiply feature maps with.
+    /// The same, packed for products with feature maps.
     packed: Vec<Lanes>,
 }
 
@@ -93,7 +93,7 @@ struct Places {
     gradient: Range<usize>,
 }
 
-/// The objective by this backend.
+/// Opens the objective with this backend.
 pub(super) fn open<K: Kernels>(
     weights: Arc<Vgg>,
     layers: LossLayers,
@@ -137,7 +137,7 @@ impl<K: Kernels> FusedObjective<K> {
         })
     }
 
-    /// Lays out the workspace for images of `size`.
+    /// Allocates the workspace for images of `size`.
     fn lay_out(&mut self, size: (usize, usize)) {
         if self.workspace.size == size {
             return;
@@ -278,7 +278,7 @@ impl Metric {
         Self { values, packed }
     }
 
-    /// Bytes of one for so many channels.
+    /// The memory, in bytes, of a metric for this many channels.
     fn memory_for(channels: usize) -> usize {
         2 * channels * channels * size_of::<f32>()
     }
@@ -502,7 +502,7 @@ mod tests {
         Image::from_planes(width, height, (0..3 * width * height).map(value).collect()).unwrap()
     }
 
-    /// Also where there is no AMX: plain code stands in for its tiles. Other kinds are tested from outside.
+    /// Without AMX, plain code stands in for its tiles. The other kinds are tested in `tests/fused.rs`.
     #[test]
     fn bfloat16_is_near_the_reference() {
         let Some(processor) = tests::processor() else { return };

@@ -79,7 +79,7 @@ impl LossLayers {
 
 /// A Gram matrix, `G = F F^T / (positions * channels)`, of the feature maps F of one layer, `[channels][positions]`.
 ///
-/// It tells which features occur together, wherever in the picture that is (Gatys, Ecker and Bethge 2015, equation
+/// It tells which features occur together, regardless of where in the picture (Gatys, Ecker and Bethge 2015, equation
 /// 3, here divided by the size of F so that images of all sizes can be compared).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -145,8 +145,8 @@ pub struct Start {
     pub image: Image,
     /// What the optimizer knows from earlier steps, moved along with the image.
     pub optimizer: Adam,
-    /// For each pixel, how far the temporal loss holds it to what it is at the start: 1 fully, 0 not at all. `None` is
-    /// no temporal loss.
+    /// For each pixel, how strongly the temporal loss holds it to its value at the start: 1 fully, 0 not at all. `None`
+    /// is no temporal loss.
     pub trust: Option<Vec<f32>>,
 }
 
@@ -159,7 +159,7 @@ impl From<Image> for Start {
 }
 
 impl Start {
-    /// Checks that all parts are for as many pixels as the image has.
+    /// Checks that all parts have the size of the image.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Start {
 /// difference of feature maps, and `<M D, D M>` that of a difference of Gram matrices, in the norms of the targets as
 /// well.
 ///
-/// Images may be of any size, from the shortest side that the deepest layer needs. Memory is laid out anew when the
+/// Images may be of any size, from the shortest side that the deepest layer needs. Memory is allocated anew when the
 /// size changes.
 pub trait Objective: Send {
     /// The Gram matrices of a picture at the style layers, in the order of the layers.
@@ -212,8 +212,8 @@ pub trait Objective: Send {
     /// goes to `gradient`.
     fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses>;
 
-    /// Begins to optimize an image, which has the size of the content: puts it, with all that belongs to it, where the
-    /// steps are computed.
+    /// Begins to optimize an image of the size of the content: copies it and the state of the optimizer to the device
+    /// that computes the steps.
     ///
     /// # Errors
     ///
@@ -248,7 +248,7 @@ macro_rules! with_kernels {
     };
 }
 
-/// The fastest objective there is on this device. One on the processor shares its threads.
+/// Opens the fastest objective on this device. One on the processor uses the threads of `processor`.
 ///
 /// # Errors
 ///
@@ -265,8 +265,8 @@ pub fn open(
     }
 }
 
-/// The memory, in bytes, that an objective [opened](open) in this way takes at most for images of the size `image`,
-/// with a style taken at the size `style`. `None` if that is not known, as on a graphics card, which has a memory of its own.
+/// The most memory, in bytes, that an objective [opened](open) with these arguments takes for images of the size
+/// `image` and styles of the size `style`. `None` if that is not known: a graphics card has memory of its own.
 pub(crate) fn memory_for(
     weights: &Vgg,
     layers: &LossLayers,

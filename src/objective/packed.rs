@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The filters of a network, packed for one backend and one kind of instructions. They are packed when they are first
-/// wanted, and shared by all objectives with the same weights: another style, size or choice of layers packs nothing.
+/// needed, and shared by all objectives with the same weights: another style, size or choice of layers repacks nothing.
 pub(super) struct PackedNetwork<K: Kernels> {
     first: OnceLock<FirstConvolution>,
     /// Of each convolution, forward and backward; those of the first one stay empty.
@@ -27,7 +27,7 @@ impl<K: Kernels> PackedNetwork<K> {
         })
     }
 
-    /// Packs the first so many convolutions in both directions.
+    /// Packs the first `count` convolutions in both directions.
     pub(super) fn pack(&self, weights: &Vgg, engine: &mut Engine, count: usize) {
         if count > 0 {
             self.first(weights, engine);
@@ -43,7 +43,8 @@ impl<K: Kernels> PackedNetwork<K> {
         self.first.get_or_init(|| FirstConvolution::new(engine, &weights.convolutions()[0], weights.mean()))
     }
 
-    /// The filters of convolution `n`, counted from 0 but not 0. The weights are those of [`of`](Self::of).
+    /// The filters of convolution `n`, counted from 0, which is not the [first](Self::first). The weights are those of
+    /// [`of`](Self::of).
     pub(super) fn filters(&self, weights: &Vgg, engine: &mut Engine, n: usize, direction: Direction) -> &K::Filters {
         let [forward, backward] = &self.filters[n];
         let filters = match direction {

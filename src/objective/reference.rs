@@ -22,7 +22,7 @@ use crate::{
     processor::Processor,
 };
 
-/// The objective by tensor operations. See [`Objective`].
+/// The objective, computed by tensor operations. See [`Objective`].
 pub struct ReferenceObjective {
     weights: Arc<Vgg>,
     layers: LossLayers,
@@ -325,7 +325,7 @@ fn gram(features: &Tensor) -> Result<Tensor> {
     Ok((flat.matmul(&flat.t()?)? / features.elem_count() as f64)?)
 }
 
-/// The sum of the products of numbers at the same place.
+/// The sum of the element-wise products.
 fn inner_product(one: &Tensor, other: &Tensor) -> Result<f64> {
     // Summed along rows first: one long float32 sum would lose the small values.
     let rows = (one * other)?.sum(D::Minus1)?.to_dtype(DType::F64)?;

@@ -2,15 +2,15 @@
 
 //! Smooths the gradient that the optimizer follows.
 //!
-//! The binomial filter 1 2 1 in both directions takes 70% of the finest detail from it, and less of coarser detail.
-//! With the gradient as it is, specks of single pixels come before strokes. The filter is symmetric and takes no detail
-//! entirely: the result is a gradient of the same loss in another metric, with the same minima (Neuberger 2010,
-//! "Sobolev Gradients and Differential Equations"). Beyond the borders the outermost values are repeated.
+//! The binomial filter 1 2 1 in both directions removes 70% of the finest detail, and less of coarser detail. Without
+//! it, specks of single pixels appear before strokes do. The filter is symmetric and removes no detail entirely: the
+//! result is a gradient of the same loss in another metric, with the same minima (Neuberger 2010, "Sobolev Gradients
+//! and Differential Equations"). Beyond the borders the outermost values are repeated.
 
-/// The share of the finest detail, a chessboard of pixels, that is taken from the gradient.
+/// The share of the finest detail, a checkerboard of pixels, that is removed from the gradient.
 const SMOOTHING: f32 = 0.7;
 
-/// Filters a row along itself. Both slices are equally long.
+/// Filters a row horizontally. Both slices are equally long.
 #[inline(always)]
 pub(super) fn filter_row(row: &[f32], to: &mut [f32]) {
     let Some(last) = row.len().checked_sub(1) else { return };

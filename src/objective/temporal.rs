@@ -7,15 +7,15 @@ use crate::image::Image;
 
 const LEVELS: f32 = 255.0;
 
-/// What an image shall look like if time changes nothing.
+/// What the temporal loss compares an image with.
 pub(super) struct TemporalTarget {
     /// The last stylized frame, moved to where things are now.
     pub(super) warped: Image,
-    /// For each pixel, how far that holds: 1 fully, 0 not at all.
+    /// For each pixel, how far `warped` can be trusted: 1 fully, 0 not at all.
     pub(super) trust: Vec<f32>,
 }
 
-/// What a term counts in an image of this many values.
+/// The factor of a term in an image of this many values.
 pub(super) fn share(values: usize) -> f32 {
     1.0 / (LEVELS * LEVELS * values as f32)
 }

@@ -10,7 +10,7 @@ const KNEE: f32 = 4.0;
 /// Scales the loss so that a weight of 1 counts about as much as the content loss on a noisy picture.
 const LEVELS: f32 = 255.0;
 
-/// What a term counts in an image of this many values.
+/// The factor of a term in an image of this many values.
 pub(super) fn share(values: usize) -> f32 {
     1.0 / (LEVELS * values as f32)
 }

@@ -9,7 +9,7 @@ use std::{
     ops::{Deref, DerefMut, Range},
 };
 
-/// A slice of which the jobs of a round take parts.
+/// A slice that the jobs of a round divide among themselves.
 ///
 /// The parts of feature maps that a job writes are far apart, so that slices cannot be split beforehand. Builds with
 /// debug assertions panic where two parts overlap, as rav1d's `DisjointMut` does.
@@ -61,7 +61,7 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
-    /// Where the slice begins, to read what is far apart.
+    /// The start of the slice, to read values that are far apart.
     #[inline(always)]
     pub(crate) fn as_ptr(&self) -> *const T {
         self.start
@@ -91,7 +91,7 @@ impl<T> DerefMut for Part<'_, T> {
     }
 }
 
-/// The ranges of the parts that are alive. It takes no lock and no memory: iterations shall allocate nothing.
+/// The ranges of the parts that are alive. It takes no lock and allocates nothing, as in all of an iteration.
 #[cfg(debug_assertions)]
 struct Taken {
     /// A bit for each range in use.
@@ -118,7 +118,7 @@ impl Default for Taken {
 impl Taken {
     const COUNT: usize = u64::BITS as usize;
 
-    /// `None`, and unchecked, is an empty range, one beyond 32 bits, or one more than there is room for.
+    /// Returns `None` for what is not checked: an empty range, one beyond 32 bits, or one more than there is room for.
     fn take(&self, range: &Range<usize>) -> Option<Ticket<'_>> {
         let (start, end) = (u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?);
         if start == end {

@@ -41,7 +41,8 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn widen(from: &HalfLanes) -> Self {
-        // Sign, exponent and fraction in their places of the longer format, whose exponents begin 112 lower.
+        // Sign, exponent and fraction at their places in the longer format, whose exponent has a bias that is 112
+        // larger.
         let rebase = f32::from_bits((127 + 112) << 23);
         let widen = |bits: u32| f32::from_bits((bits & 0x8000) << 16 | (bits & 0x7fff) << 13) * rebase;
         Self(array::from_fn(|lane| widen(u32::from(from.0[lane].to_bits()))))
@@ -74,7 +75,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
-        // Where the processor does not round once for both, `f32::mul_add` is a slow function call.
+        // Without a fused instruction, `f32::mul_add` is a slow function call.
         if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
             Self(array::from_fn(|lane| self.0[lane].mul_add(factor.0[lane], term.0[lane])))
         } else {

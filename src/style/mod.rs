@@ -92,7 +92,7 @@ pub fn load(style: &str) -> Result<Picture> {
     Picture::new(picture.width() as usize, picture.height() as usize, picture.into_raw())
 }
 
-/// Opens a file, and nothing that could wait for ever for what to read, such as a named pipe.
+/// Opens a regular file. Others, such as a named pipe, could block for ever.
 fn open(path: &str) -> io::Result<File> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));

@@ -6,7 +6,7 @@ struct Shape {
     height: u32,
     // In groups of four.
     channels: u32,
-    // What the gradient is divided by on its way out, and padding.
+    // What the gradient is divided by, and padding.
     unscale: f32,
     padding: u32,
 }

@@ -11,7 +11,7 @@ struct Shape {
     positions_of_part: u32,
     // 1 / (positions * channels), in the units of the target.
     scale: f32,
-    // What the difference is multiplied with to get the gradient.
+    // The factor from the difference to the gradient.
     slope: f32,
     // Where the sums of a fold begin.
     sums: u32,
@@ -100,7 +100,7 @@ fn multiply(
 // [channels][channels]
 @group(0) @binding(2) var<storage, read> wanted: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> difference: array<Difference>;
-// The squared distance from what is wanted, a sum for each workgroup.
+// The squared distance from the target, a sum for each workgroup.
 @group(0) @binding(4) var<storage, read_write> squares: array<f32>;
 
 const BLOCK4: u32 = SIDE * SIDE4;

@@ -1,4 +1,4 @@
-// What concerns the pixels: total variation, temporal loss, smoothing of the gradient, and Adam. The formulas and
+// Passes over the pixels: total variation, temporal loss, smoothing of the gradient, and Adam. The formulas and
 // constants are those of objective/{total_variation,temporal,smoothing,adam}.rs.
 
 struct Shape {
@@ -126,7 +126,7 @@ fn take_step(
     }
     let x = pixel % shape.width;
     let y = pixel / shape.width;
-    // Beyond the ends the outermost values go on.
+    // Beyond the ends the outermost values are repeated.
     let left = max(x, 1u) - 1u;
     let right = min(x + 1u, shape.width - 1u);
     let above = (max(y, 1u) - 1u) * shape.width;

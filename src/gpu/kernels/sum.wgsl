@@ -1,4 +1,4 @@
-// Sums up what workgroups left, in a fixed order. A workgroup makes one sum.
+// Adds up the partial sums of workgroups, in a fixed order. A workgroup makes one sum.
 
 struct List {
     first: u32,

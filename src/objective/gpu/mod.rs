@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
 //! The objective on a graphics card. Image, gradient and optimizer stay there from the first step of a frame to the
-//! last; each step is one submission, and only the losses come back, when they are asked for.
+//! last; each step is one submission, and only the losses are read back, on demand.
 
 mod network;
 mod workspace;
@@ -23,7 +23,7 @@ use workspace::Workspace;
 
 /// The objective on a graphics card. See [`Objective`].
 ///
-/// Feature maps are f16 by matrix units where the card has them for f16 with sums in float32, else float32.
+/// Feature maps are f16 on cards with matrix units for f16 and sums in float32, and float32 on all others.
 pub struct GpuObjective {
     network: Arc<Network>,
     layers: LossLayers,
@@ -52,7 +52,7 @@ impl Step {
     }
 }
 
-/// A Gram matrix that the image shall have at a layer.
+/// The Gram matrix that the image is compared with at a layer.
 struct Target {
     values: Vec<f32>,
     squared_norm: f64,
@@ -93,7 +93,7 @@ impl GpuObjective {
     /// The workspace for images of `size`.
     fn lay_out(&mut self, size: (usize, usize)) -> Result<&Workspace> {
         if self.workspace.as_ref().is_none_or(|workspace| workspace.size != size) {
-            // The old one goes before the new one comes.
+            // Free the old memory before the new is allocated.
             self.workspace = None;
             let workspace = Workspace::new(&self.network, &self.steps, self.layers.pooling, size)?;
             workspace.write_style(self.gpu(), &self.style);
@@ -105,7 +105,7 @@ impl GpuObjective {
         })
     }
 
-    /// Whether an image of this size can be evaluated.
+    /// Checks that an image of this size can be evaluated.
     fn check_size(&self, size: (usize, usize)) -> Result<()> {
         let (width, height) = self.content_size.unwrap_or(size);
         if size != (width, height) {
@@ -248,7 +248,7 @@ impl Optimization for GpuOptimization<'_> {
         workspace.write_weights(network, style, self.has_content, weights);
         workspace.write_step(gpu, slopes, [length.base, length.fresh, self.optimizer.begin_step()]);
         let step = gpu.submit(workspace.evaluation.iter().chain(&workspace.step), &[])?;
-        // Two steps in flight keep the card busy. With more of them an interrupted frame would have to wait for all.
+        // Two steps in flight keep the card busy. With more, an interrupted frame would have to wait for all of them.
         self.last.replace(step).map_or(Ok(()), |before| gpu.wait_for(before))
     }
 

@@ -10,7 +10,7 @@ use crate::{
 
 /// Channels must be a multiple of this.
 const CHANNELS: usize = 32;
-/// Features in f16 are so much smaller than in float32: those of VGG reach some ten thousand, and f16 ends at 65504.
+/// The scale of features in f16: those of VGG reach tens of thousands, and the largest number in f16 is 65504.
 const FEATURE_SCALE: f32 = 1.0 / 16.0;
 
 /// What has been packed, so that a style is prepared and a picture painted with the same filters.
@@ -69,7 +69,7 @@ impl Network {
         if self.by_units { Storage::F16 } else { Storage::F32 }
     }
 
-    /// What stored features are, as a share of what they should be.
+    /// The scale of stored features.
     pub(super) fn feature_scale(&self) -> f64 {
         if self.by_units { f64::from(FEATURE_SCALE) } else { 1.0 }
     }

@@ -10,19 +10,19 @@ use crate::{
     objective::LossWeights,
 };
 
-/// Gradients in f16 are so much larger, for each pixel of the image. Most are then around 1.
+/// The scale of gradients in f16, for each pixel of the image. With it most are around 1.
 const GRADIENT_SCALE: f64 = 64.0;
-/// Differences of Gram matrices in f16 are so much larger than as a share of their target's norm.
+/// The scale of differences of Gram matrices in f16, relative to the norm of their target.
 const DIFFERENCE_SCALE: f64 = 64.0;
 
-/// The numbers that come back for each step: the squared norm of the content, the squared distance from it, and that
-/// from the style.
+/// The numbers that are read back for each step: the squared norm of the content, the squared distance from it, and
+/// that from the style.
 const NORM: usize = 0;
 const CONTENT: usize = 1;
 const STYLE: usize = 2;
 const NUMBERS: usize = 3;
 
-/// Places in a uniform, in bytes.
+/// Offsets in a uniform, in bytes.
 const CONTENT_SLOPE: u64 = 4;
 const UNIT_SCALE: u64 = 16;
 const FIRST_SCALE: u64 = 24;
@@ -84,7 +84,7 @@ fn end(steps: &[Step], is_wanted: impl Fn(&Step) -> bool) -> usize {
     steps.iter().rposition(is_wanted).map_or(0, |last| last + 1)
 }
 
-/// Takes turns in handing out places for sums.
+/// Hands out places for sums, one after the other.
 #[derive(Default)]
 struct Places(u32);
 
@@ -140,13 +140,13 @@ impl Workspace {
         })
     }
 
-    /// Makes the features of the image the content.
+    /// Makes the features of the image the target of the content loss.
     pub(super) fn take_content(&self, gpu: &Gpu) -> Result<()> {
         let contents = self.layers.iter().filter_map(|layer| Some((&layer.features, &layer.content.as_ref()?.wanted)));
         gpu.submit(&self.content, &contents.collect::<Vec<_>>()).map(|_| ())
     }
 
-    /// Makes these the targets of the style. Steps without a target have no style loss.
+    /// Makes these the targets of the style loss. Steps without a target have no style loss.
     pub(super) fn write_style(&self, gpu: &Gpu, targets: &[Option<Target>]) {
         for (layer, target) in self.layers.iter().zip(targets) {
             if let (Some(style), Some(target)) = (&layer.style, target) {
@@ -155,7 +155,7 @@ impl Workspace {
         }
     }
 
-    /// Lets the gradient be that of the weighted losses.
+    /// Sets how much each loss counts in the gradient.
     pub(super) fn write_weights(
         &self,
         network: &Network,
@@ -198,7 +198,7 @@ impl Workspace {
         }
     }
 
-    /// Lets the next step have this length, in levels, and this correction of the moments.
+    /// Sets the length of the next step, in levels, and the correction of the moments.
     pub(super) fn write_step(&self, gpu: &Gpu, slopes: [f32; 2], step: [f32; 3]) {
         let [total_variation_slope, temporal_slope] = slopes;
         let terms = Terms { total_variation_slope, temporal_slope, sums: self.pixel_sums };
@@ -228,7 +228,7 @@ impl Workspace {
         ([content, style], [f64::from(terms[0]), f64::from(terms[1])])
     }
 
-    /// How many numbers come back.
+    /// How many numbers are read back.
     pub(super) fn count(&self) -> usize {
         NUMBERS * self.layers.len() + 2
     }
@@ -311,7 +311,7 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Takes the image through the first `end` steps.
+    /// Computes the features of the image in the first `end` steps.
     fn forward(
         &self,
         recorder: &mut Recorder,
@@ -372,7 +372,7 @@ impl Plan<'_> {
         self.forward(&mut recorder, layers, end, scratch)?;
         let mut lists = Vec::new();
         let mut first_uniform = None;
-        // Which of two places has the gradient of the step's output, or will have it.
+        // Which of the two buffers the gradient of the step's output is in, or will be.
         let mut turn = 0;
         for n in (0..end).rev() {
             let name = self.steps[n].layer;
@@ -404,8 +404,8 @@ impl Plan<'_> {
         Ok((recorder.passes, first_uniform))
     }
 
-    /// The losses at a step. Their gradients go to `gradient`, or are added to it if it `has_values`; the last of them
-    /// lets it end at the ReLU.
+    /// The losses at a step. Their gradients go to `gradient`, or are added to it if it `has_values`; the last pass
+    /// masks it by the ReLU.
     fn losses(
         &self,
         recorder: &mut Recorder,

@@ -2,9 +2,9 @@
 
 use crate::processor::Parts;
 
-/// What becomes of the results of a convolution.
+/// What is done with the results of a convolution.
 pub enum Epilogue<'a> {
-    /// The bias is added and negative results become zero. One bit for each number in `positive` tells whether it is
+    /// The bias is added and negative results become zero. `positive` gets one bit for each number, set where it is
     /// above zero.
     Relu {
         /// For each channel.
@@ -14,7 +14,7 @@ pub enum Epilogue<'a> {
     },
     /// Numbers whose bit is not set become zero.
     Masked(&'a [u16]),
-    /// They stay.
+    /// Nothing.
     Plain,
 }
 
@@ -29,7 +29,7 @@ pub(super) enum SharedEpilogue<'a> {
 impl<'a> Epilogue<'a> {
     /// # Panics
     ///
-    /// If the bias is not for so many channels, or there are other numbers of masks.
+    /// If there is not one bias for each channel, or if the number of masks is another one.
     pub(super) fn share(self, channels: usize, masks: usize) -> SharedEpilogue<'a> {
         match self {
             Self::Relu { bias, positive } => {

@@ -209,7 +209,7 @@ impl Task for Backward<'_> {
                 let mut image = unsafe { self.image.part(start..start + width) };
                 image.fill(0.0);
                 for tap in 0..TAPS {
-                    // The output at y + 1 - dy saw this row under tap dy.
+                    // The output at y + 1 - dy was computed from this row with tap dy.
                     let (dy, dx) = (tap / 3, tap % 3);
                     if !around.contains(&(y + 1).wrapping_sub(dy)) {
                         continue;

@@ -13,7 +13,7 @@ const ROWS_OF_JOB: usize = 4;
 /// The Gram matrix of feature maps of one shape, and the memory to compute it in.
 pub struct GramMatrix {
     shape: Shape,
-    /// Into how many parts the positions are divided. It depends on the shape alone, since sums depend on it.
+    /// How many parts the positions are divided into. It depends on the shape alone, because the results depend on it.
     chunks: usize,
     /// Sums over each part of the positions, `[chunk][row][column]`; blocks below the diagonal are unused.
     partial: Vec<Lanes>,
@@ -38,7 +38,7 @@ impl GramMatrix {
         }
     }
 
-    /// A matrix of so many channels that is known already, `[row][column]`.
+    /// A matrix for this many channels whose values are known, `[row][column]`.
     pub fn from_values(channels: usize, values: Vec<Lanes>) -> Self {
         let gram = Self::new(Shape { channels, height: 1, width: 1 });
         assert_eq!(values.len(), gram.values.len());
@@ -94,7 +94,7 @@ impl GramMatrix {
     }
 
     /// Computes the matrix. `add_up` fills rows of it, given in blocks and as `[row][column]`, with sums over one of
-    /// so many chunks of the positions: columns left of the diagonal are not looked at. It gets memory of `scratch`
+    /// `chunks` parts of the positions; columns left of the diagonal are not used. It gets memory of `scratch`
     /// [`Lanes`].
     pub(super) fn compute(
         &mut self,
@@ -144,7 +144,7 @@ impl GramMatrix {
     }
 }
 
-/// The sum of the products of numbers at the same place.
+/// The sum of the element-wise products.
 fn inner_product(one: &[Lanes], other: &[Lanes]) -> f64 {
     let pairs = one.iter().zip(other).flat_map(|(one, other)| one.0.into_iter().zip(other.0));
     pairs.map(|(one, other)| f64::from(one) * f64::from(other)).sum()
@@ -175,7 +175,7 @@ impl Task for RowsOfProduct<'_> {
 }
 
 impl RowsOfProduct<'_> {
-    /// Some blocks of columns, of so many rows at a time.
+    /// Computes `COLUMNS` blocks of columns, `ROWS` rows at a time.
     #[inline(always)]
     fn columns<V: Vector, const ROWS: usize, const COLUMNS: usize>(&mut self, column: usize) {
         for first in (0..LANES).step_by(ROWS) {
@@ -202,7 +202,7 @@ impl RowsOfProduct<'_> {
     }
 }
 
-/// Into how many parts the positions are divided.
+/// How many parts the positions are divided into.
 fn chunks(shape: Shape) -> usize {
     (shape.positions() / 2048).clamp(1, 16)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! What VGG, its losses and their gradients are made of, on the processor: convolution, pooling, Gram matrices.
+//! The operations of VGG, its losses and their gradients on the processor: convolution, pooling, Gram matrices.
 //!
 //! There are two backends, each an implementation of [`Kernels`] in a folder of its own. What both share, such as the
 //! convolution of the image itself, lies beside these folders.
@@ -69,7 +69,7 @@ pub struct Convolution {
     pub bias: Vec<f32>,
 }
 
-/// Which way a convolution is passed.
+/// The direction in which a convolution is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From input to output.
@@ -85,7 +85,7 @@ pub struct ContentTarget<'a> {
     pub features: &'a [Lanes],
     /// The gradient is the difference from them times this.
     pub slope: f32,
-    /// By what matrix the difference is multiplied first: a metric, which comes from [`Kernels::pack_metric`].
+    /// The matrix that the difference is multiplied by first: a metric from [`Kernels::pack_metric`].
     pub metric: Option<&'a [Lanes]>,
 }
 
@@ -96,7 +96,7 @@ pub enum Incoming<'a> {
     Nothing,
     /// It has the same shape.
     Direct(&'a [Lanes]),
-    /// It is for what a pooling made of the feature maps.
+    /// It is for the pooled feature maps.
     Pooled(Pooling, &'a [Lanes]),
 }
 
@@ -111,7 +111,7 @@ pub trait Kernels: 'static {
     /// How many [`Lanes`] feature maps of this shape take.
     fn lanes(shape: Shape) -> usize;
 
-    /// How many masks of sixteen bits tell of each number of these feature maps whether it is above zero.
+    /// How many masks of sixteen bits it takes to tell for each number of these feature maps whether it is above zero.
     fn masks(shape: Shape) -> usize;
 
     /// Packs the filters of `convolution`, whose channels are multiples of 32.
@@ -127,8 +127,8 @@ pub trait Kernels: 'static {
         output: &mut [Lanes],
     );
 
-    /// Convolves the planes of an image of this width and height, adds the bias and makes negative results zero. One
-    /// bit for each number in `positive` tells whether it is above zero.
+    /// Convolves the planes of an image of this width and height, adds the bias and makes negative results zero.
+    /// `positive` gets one bit for each number, set where it is above zero.
     fn convolve_image(
         engine: &mut Engine,
         size: (usize, usize),
@@ -165,7 +165,7 @@ pub trait Kernels: 'static {
 
     /// Packs the metric of a layer with this number of channels, `[row][column]`, for [`ContentTarget`].
     fn pack_metric(engine: &mut Engine, channels: usize, metric: &[Lanes]) -> Vec<Lanes> {
-        // A difference of Gram matrices is a matrix by which feature maps are multiplied too.
+        // Feature maps are multiplied by a difference of Gram matrices in the same way.
         let mut matrix = GramMatrix::from_values(channels, metric.to_vec());
         let zero = vec![Lanes::ZERO; metric.len()];
         Self::gram_difference(engine, &mut matrix, &zero, 1.0).1.to_vec()
@@ -175,7 +175,7 @@ pub trait Kernels: 'static {
     /// sum of all terms.
     ///
     /// `style` comes from [`gram_difference`](Self::gram_difference). Returns the squared distance d from the content,
-    /// `<d, d>` or, in a metric, `<M d, d>`. `squares` is memory for its summands.
+    /// `<d, d>` or, in a metric, `<M d, d>`. `squares` is scratch memory for its terms.
     fn gradient_at(
         engine: &mut Engine,
         shape: Shape,
@@ -186,7 +186,7 @@ pub trait Kernels: 'static {
         squares: &mut Vec<f64>,
     ) -> f64;
 
-    /// The sum of the squares of feature maps. `squares` is memory for its summands.
+    /// The sum of the squares of feature maps. `squares` is scratch memory for its terms.
     fn squared_norm(engine: &mut Engine, shape: Shape, features: &[Lanes], squares: &mut Vec<f64>) -> f64;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The gradient at feature maps that a loss looks at or that are pooled.
+//! The gradient at feature maps that have a loss or are pooled.
 
 use std::ops::Range;
 

@@ -14,7 +14,7 @@ pub const STEP: usize = 32;
 /// Lines of the next right factor that are fetched in a step.
 pub const FETCHED: usize = 8;
 
-/// What `ldtilecfg` wants: all eight tiles have 16 rows of 64 bytes.
+/// The operand of `ldtilecfg`: all eight tiles have 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -241,7 +241,7 @@ mod tests {
         assert!(!steps(3, 7, 2, 1).fit(2 * 7 + SIDE, 6 * STEP));
         assert!(!steps(3, 7, 2, 1).fit(2 * 7 + 1 + SIDE, 6 * STEP - 1));
         let (half, most) = (usize::MAX / 2 + 1, usize::MAX);
-        // Sums and products that would wrap to 0 or little.
+        // Sums and products that would wrap to 0 or a small number.
         for steps in [
             steps(0, 1, 1, 1),
             steps(1, 1, 0, 1),

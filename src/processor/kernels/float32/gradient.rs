@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The gradient at feature maps that a loss looks at or that are pooled: that of the losses and what comes back from
-//! deeper layers, behind the ReLU.
+//! The gradient at feature maps that have a loss or are pooled: that of the losses plus what comes back from deeper
+//! layers, masked by the ReLU.
 
 use std::ops::Range;
 

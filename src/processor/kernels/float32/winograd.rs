@@ -9,7 +9,7 @@
 //! hundredths of the products. Transforming them once would cost more: transformed, they take four times the memory,
 //! and small images are limited by the time to read them.
 //!
-//! The points of interpolation are 0, ±√½, ±√2 and infinity. Their products of one keep the transforms well
+//! The points of interpolation are 0, ±√½, ±√2 and infinity. That √½ and √2 are reciprocal keeps the transforms well
 //! conditioned: the error is a fraction of that of the common points 0, ±1, ±2.
 
 use std::{
