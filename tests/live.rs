@@ -2,13 +2,7 @@
 
 //! The element behind live sources.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use gst::prelude::*;
 
@@ -48,6 +42,14 @@ fn wait_for(pipeline: &gst::Pipeline, field: &str, wanted: impl Fn(u64) -> bool)
     }
 }
 
+/// Waits for an element message with a number above zero, of those that are 32 bits wide.
+fn wait_for_some(pipeline: &gst::Pipeline, field: &str) {
+    let started = Instant::now();
+    while wait(pipeline, gst::MessageType::Element).structure().unwrap().get::<u32>(field).unwrap() == 0 {
+        assert!(started.elapsed() < PATIENCE.into(), "{field} stays 0");
+    }
+}
+
 fn number(message: &gst::Message, field: &str) -> u64 {
     message.structure().unwrap().get(field).unwrap()
 }
@@ -76,43 +78,12 @@ fn live_sources_are_told_the_latency() {
 }
 
 #[test]
-fn frames_are_not_late_by_what_is_told_of_after_the_caps() {
-    const DELAY: gst::ClockTime = gst::ClockTime::from_mseconds(500);
-    let source = format!("videotestsrc is-live=true ! identity name=slow sync=true ts-offset={}", DELAY.nseconds());
-    let (pipeline, _) = play(&source, "iterations=1 style-layers=relu1_1 content-layers=relu1_1");
-    let painted = || {
-        let message = wait(&pipeline, gst::MessageType::Element);
-        message.structure().unwrap().get::<u32>("iterations").unwrap() > 0
-    };
-    assert!((0..12).any(|_| !painted()), "nothing is late");
-
-    let is_told = Arc::new(AtomicBool::new(false));
-    let (slow, tell) = (pipeline.by_name("slow").unwrap().static_pad("src").unwrap(), is_told.clone());
-    slow.add_probe(gst::PadProbeType::QUERY_UPSTREAM | gst::PadProbeType::PULL, move |_, info| {
-        if let Some(query) = info.query_mut()
-            && let gst::QueryViewMut::Latency(latency) = query.view_mut()
-        {
-            let (live, min, max) = latency.result();
-            latency.set(live, min + DELAY, max.map(|max| max + DELAY));
-            tell.store(true, Ordering::Relaxed);
-        }
-        gst::PadProbeReturn::Ok
-    });
-    pipeline.recalculate_latency().unwrap();
-    assert!(is_told.load(Ordering::Relaxed));
-    // Of late frames, one in eleven is painted.
-    let in_a_row = |_: usize| (0..3).all(|_| painted());
-    assert!((0..50).any(in_a_row), "all are late");
-    pipeline.set_state(gst::State::Null).unwrap();
-}
-
-#[test]
 fn a_live_picture_does_not_wait_for_the_first_iterations() {
     let (pipeline, first) = play("videotestsrc is-live=true", "first-iterations=10000");
     let field = |name| first.structure().unwrap().value(name).unwrap().to_owned();
     assert_eq!(field("frame").get::<u64>().unwrap(), 0);
-    let iterations = field("iterations").get::<u32>().unwrap();
-    assert!((1..10_000).contains(&iterations), "{iterations}");
+    assert!(field("iterations").get::<u32>().unwrap() < 10_000);
+    wait_for_some(&pipeline, "iterations");
     pipeline.set_state(gst::State::Null).unwrap();
 }
 
@@ -162,10 +133,11 @@ fn live_layers_and_sizes_change_while_frames_go_on() {
 
 #[test]
 fn a_working_size_that_fits_the_machine_is_for_live_frames() {
-    let frames = "width=320,height=180,framerate=20/1";
+    let frames = "width=320,height=180,framerate=100/1";
     let (pipeline, first) = play_frames(frames, "videotestsrc is-live=true", "working-size=-1 frame-budget=1");
+    assert!((64..=320).contains(&number(&first, "working-size")));
     // No machine is fast enough for more.
-    assert_eq!(number(&first, "working-size"), 64);
+    wait_for(&pipeline, "working-size", |size| size == 64);
     let caps = pipeline.by_name("painter").unwrap().static_pad("src").unwrap().current_caps().unwrap();
     let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
     assert_eq!((info.width(), info.height()), (320, 180));
@@ -178,17 +150,19 @@ fn a_working_size_that_fits_the_machine_is_for_live_frames() {
 }
 
 #[test]
-fn late_frames_are_told_of() {
-    // No frame is painted in a nanosecond, and the next frame is always there.
-    let frames = "width=48,height=32,framerate=1000/1";
-    let (pipeline, _) = play_frames(frames, "videotestsrc is-live=true", "frame-budget=1");
-    let message = wait(&pipeline, gst::MessageType::Qos);
-    let gst::MessageView::Qos(qos) = message.view() else { unreachable!() };
-    assert_eq!(qos.src().unwrap().name(), "painter");
-    let (processed, dropped) = qos.stats();
-    assert_eq!(processed.format(), gst::Format::Buffers);
-    assert!(processed.value() >= 1 && dropped.value() == 1, "{processed:?} {dropped:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
+fn live_sources_get_the_light_network_and_others_vgg16() {
+    for (source, properties, network) in [
+        ("videotestsrc is-live=true", "", "light"),
+        ("videotestsrc is-live=true", "network=vgg16", "vgg16"),
+        ("videotestsrc num-buffers=1", "first-iterations=1", "vgg16"),
+        ("videotestsrc num-buffers=1", "first-iterations=1 network=light", "light"),
+        // Only its caps tell that it is live.
+        ("videotestsrc is-live=true ! queue", "", "light"),
+    ] {
+        let (pipeline, first) = play(source, properties);
+        assert_eq!(first.structure().unwrap().get::<&str>("network").unwrap(), network, "{source} {properties}");
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
 }
 
 #[test]

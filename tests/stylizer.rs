@@ -2,7 +2,10 @@
 
 //! The stylizer over many frames: scenes and their cuts, rest, too little time, and new styles.
 
-use std::{thread, time::Duration};
+use std::{
+    iter, thread,
+    time::{Duration, Instant},
+};
 
 use gstneuralstyle::{
     Error, Processor,
@@ -40,15 +43,24 @@ fn stylizer(style: &str, settings: Settings) -> Stylizer {
 
 /// Paints a frame, in a given time or in any.
 fn paint(stylizer: &mut Stylizer, frame: &Image, budget: Option<Duration>) -> (Image, Report) {
+    paint_with(frame, |frame| match budget {
+        Some(budget) => stylizer.stylize_within(frame, budget),
+        None => stylizer.stylize(frame),
+    })
+}
+
+fn paint_with(frame: &Image, paint: impl FnOnce(&mut Frame) -> Result<Report, Error>) -> (Image, Report) {
     let (size, pixels) = (frame.size(), frame.width() * frame.height());
     let byte = |n: usize| frame.data()[n % 3 * pixels + n / 3].round() as u8;
     let mut bytes: Vec<u8> = (0..3 * pixels).map(byte).collect();
     let mut frame = Frame::new(&mut bytes, size, 3 * size.0, PackedFormat::RGB).unwrap();
-    let report = match budget {
-        Some(budget) => stylizer.stylize_within(&mut frame, budget),
-        None => stylizer.stylize(&mut frame),
-    };
-    (frame.image(), report.unwrap())
+    let report = paint(&mut frame).unwrap();
+    (frame.image(), report)
+}
+
+/// Paints a frame of a live stream. Only a first one waits for steps.
+fn paint_live(stylizer: &mut Stylizer, frame: &Image, time: Duration) -> (Image, Report) {
+    paint_with(frame, |frame| stylizer.stylize_beside(frame, time))
 }
 
 /// The painted frames, and the scene of each.
@@ -205,32 +217,105 @@ fn with_time_enough_nothing_changes() {
     }
 }
 
-#[test]
-fn without_time_there_is_still_paint() {
-    let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
-    let mut iterations = |frame: &Image, budget: Duration| {
-        let (painted, report) = paint(&mut stylizer, frame, Some(budget));
-        (painted, report.iterations)
-    };
-    // A first frame gets an iteration, and so does any frame with a budget above zero.
-    assert_eq!(iterations(&hills(0.5, 0), Duration::ZERO).1, 1);
-    let (first, count) = iterations(&hills(0.5, 0), Duration::from_nanos(1));
-    assert_eq!(count, 1);
-    let (second, count) = iterations(&hills(0.5, 0), Duration::ZERO);
-    assert_eq!(count, 0);
-    let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // The same, apart from rounding.
-    assert!(gap(&first, &second) <= 1.0, "{}", gap(&first, &second));
-    assert!(gap(&first, &hills(0.5, 0)) > 10.0);
-    assert_eq!(iterations(&hills(0.5, 1), Duration::from_secs(1000)).1, 1);
+/// Paints frames of a live stream until so many iterations were taken. Returns the last painted one.
+fn paint_beside(stylizer: &mut Stylizer, film: impl Iterator<Item = Image>, iterations: u32) -> Image {
+    let (started, mut taken) = (Instant::now(), 0);
+    for frame in film {
+        assert!(started.elapsed() < Duration::from_secs(60), "no steps are taken");
+        let (painted, report) = paint_live(stylizer, &frame, Duration::ZERO);
+        taken += report.iterations;
+        if taken >= iterations {
+            return painted;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    unreachable!("the film has no end")
+}
+
+fn largest_gap(a: &Image, b: &Image) -> f32 {
+    a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 #[test]
-fn without_time_a_frame_that_starts_without_paint_gets_some() {
-    let mut stylizer = stylizer("glass", settings(WarmStart::None));
-    for _ in 0..2 {
-        assert_eq!(paint(&mut stylizer, &hills(0.5, 0), Some(Duration::ZERO)).1.iterations, 1);
+fn steps_beside_the_frames_are_those_of_the_frames() {
+    let frame = hills(0.5, 0);
+    let settings = changed(|settings| (settings.iterations, settings.first_iterations) = (1, 1));
+    let [mut recorded, mut beside] = [(); 2].map(|()| stylizer("glass", settings.clone()));
+    let expected = (0..10).map(|_| paint(&mut recorded, &frame, None).0).last().unwrap();
+    let painted = paint_beside(&mut beside, iter::repeat_with(|| frame.clone()), 10);
+    let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).sum::<f32>();
+    let (gap, paint) = (gap(&painted, &expected), gap(&frame, &expected));
+    assert!(gap < 0.1 * paint, "{gap} of {paint}");
+}
+
+#[test]
+fn a_frame_does_not_wait_for_steps_and_shows_the_paint_there_is() {
+    for warm_start in [WarmStart::None, WarmStart::Previous, WarmStart::Residual, WarmStart::Flow] {
+        let mut stylizer = stylizer("glass", settings(warm_start));
+        let frame = hills(0.5, 0);
+        let painted = paint_beside(&mut stylizer, iter::repeat_with(|| frame.clone()), 3);
+        assert!(largest_gap(&painted, &frame) > 10.0, "{warm_start:?}");
+        // A step takes longer than this, and with it more than a level changes.
+        let (next, report) = paint_live(&mut stylizer, &frame, Duration::ZERO);
+        if report.iterations == 0 {
+            assert!(largest_gap(&painted, &next) <= 1.0, "{warm_start:?}: {}", largest_gap(&painted, &next));
+        }
     }
+}
+
+#[test]
+fn paint_beside_the_frames_moves_with_them() {
+    let film = |first: usize| (first..).map(|frame| hills(0.5, frame));
+    let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
+    paint_beside(&mut stylizer, film(0), 8);
+    // Wherever the film is now, another eight iterations have more of the style than the first eight.
+    let losses = |stylizer: &mut Stylizer, first: usize| {
+        let mut reports = film(first).map(|frame| {
+            thread::sleep(Duration::from_millis(20));
+            paint_live(stylizer, &frame, Duration::ZERO).1
+        });
+        reports.find(|report| report.iterations > 0).unwrap().loss
+    };
+    let late = losses(&mut stylizer, 8);
+    stylizer.reset();
+    let early = losses(&mut stylizer, 8);
+    assert!(late < 0.9 * early, "{late} {early}");
+}
+
+#[test]
+fn a_cut_begins_a_scene_whatever_is_being_painted() {
+    let mut stylizer = stylizer("glass", settings(WarmStart::Flow));
+    let film = [scene(0.0), scene(2.0), scene(0.0)].concat();
+    let scenes: Vec<_> = film.iter().map(|frame| paint_live(&mut stylizer, frame, Duration::ZERO).1.scene).collect();
+    assert_eq!(scenes, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+    let (_, report) = paint_live(&mut stylizer, &hills(2.0, 0), Duration::from_secs(1000));
+    assert!(report.scene == 3 && report.iterations > 0, "{report:?}");
+}
+
+#[test]
+fn everything_may_change_while_steps_are_taken() {
+    let mut stylizer = stylizer("glass", changed(|settings| settings.iterations = 1000));
+    let settings = |change: fn(&mut Settings)| changed(change);
+    for (n, settings) in [
+        settings(|settings| settings.working_size = 48),
+        settings(|settings| settings.layers.style_layers.truncate(2)),
+        settings(|settings| settings.style_weight = 30.0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        paint_live(&mut stylizer, &hills(0.5, n), Duration::ZERO);
+        stylizer.set_settings(settings).unwrap();
+        paint_live(&mut stylizer, &hills(0.5, n), Duration::ZERO);
+        stylizer.set_style(style::load("woodcut").unwrap()).unwrap();
+    }
+    let small = hills(0.5, 0).resized(WIDTH / 2, HEIGHT / 2).unwrap();
+    for frame in [&small, &hills(0.5, 0), &hills(0.5, 1)] {
+        paint_live(&mut stylizer, frame, Duration::ZERO);
+    }
+    // Recorded frames go on with what was painted live, and the other way round.
+    assert!(paint(&mut stylizer, &hills(0.5, 2), None).1.iterations > 0);
+    paint_beside(&mut stylizer, (3..).map(|frame| hills(0.5, frame)), 2);
 }
 
 #[test]

@@ -40,7 +40,7 @@ const STATE_LASTS_MS: u64 = 1500;
 
 const STYLES: [&str; 4] = ["nocturne", "woodcut", "glass", "/no/such/picture.png"];
 /// Values of the properties, some of which cannot be used.
-const VALUES: [(&str, &[&str]); 23] = [
+const VALUES: [(&str, &[&str]); 22] = [
     ("content-weight", &["0", "1", "20"]),
     ("style-weight", &["0", "10", "100"]),
     ("tv-weight", &["0", "3", "30"]),
@@ -50,7 +50,6 @@ const VALUES: [(&str, &[&str]); 23] = [
     ("first-iterations", &["1", "5", "10"]),
     ("working-size", &["-1", "0", "15", "48", "64", "96", "8192"]),
     ("frame-budget", &["-1", "0", "1", "20000000", "100000000"]),
-    ("max-late-frames", &["0", "1", "10", "1000"]),
     ("style-transition", &["0", "100", "5000"]),
     ("scene-threshold", &["0", "0.5", "1"]),
     ("strength", &["0", "0.5", "1"]),

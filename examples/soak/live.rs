@@ -104,7 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
     if let Some(pusher) = pusher {
         pusher.join().map_err(|_| "the source panicked")?;
     }
-    let Watched { settled_mb, last_mb, late_messages } = watched?;
+    let Watched { settled_mb, last_mb } = watched?;
     check_growth(settled_mb, last_mb)?;
 
     let mut seen = std::mem::take(&mut *seen.lock().map_err(|_| "a probe panicked")?);
@@ -136,7 +136,6 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         "age_ms_p50": percentile(&mut seen.ages, 0.5),
         "age_ms_p99": percentile(&mut seen.ages, 0.99),
         "working_sizes": runs(&seen.working_sizes),
-        "late_messages": late_messages,
         "rss_settled_mb": settled_mb,
         "rss_last_mb": last_mb,
     }))
@@ -179,8 +178,6 @@ fn watch(painter: &gst::Element, sent: &gst::Element) -> Result<Arc<Mutex<Seen>>
 struct Watched {
     settled_mb: Option<u64>,
     last_mb: Option<u64>,
-    /// The number of QoS messages from the element.
-    late_messages: u64,
 }
 
 /// Waits while the pipeline plays, on a busy machine longer for the first frame.
@@ -196,17 +193,13 @@ fn watch_bus(
     let mut styles = names.iter().cycle().skip(1);
     let (started, mut changes) = (Instant::now(), 0);
     let settled = MEMORY_SETTLES.min(duration / 2);
-    let mut watched = Watched { settled_mb: None, last_mb: None, late_messages: 0 };
+    let mut watched = Watched { settled_mb: None, last_mb: None };
     while started.elapsed() < duration || (started.elapsed() < PATIENCE && !has_begun()) {
         if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
             match message.view() {
                 gst::MessageView::Error(error) => return Err(error.error().to_string().into()),
                 gst::MessageView::Eos(_) => return Err("the source ended".into()),
                 gst::MessageView::Latency(_) => pipeline.recalculate_latency()?,
-                gst::MessageView::Qos(qos) => {
-                    let is_painter = qos.src().is_some_and(|source| source.name() == "painter");
-                    watched.late_messages += u64::from(is_painter);
-                }
                 _ => {}
             }
         }

@@ -184,7 +184,6 @@ mod tests {
             ("iterations=0", "iterations cannot be \"0\", it is a whole number from 1 to 10000"),
             ("iterations=many", "iterations cannot be \"many\", it is a whole number from 1 to 10000"),
             ("memory-limit=-1", "memory-limit cannot be \"-1\", it is a whole number from 0 to 18446744073709551615"),
-            ("max-late-frames=-1", "max-late-frames cannot be \"-1\", it is a whole number from 0 to 4294967295"),
             ("strength=1.5", "strength cannot be \"1.5\", it is a number from 0 to 1"),
             ("pooling=min", "pooling cannot be \"min\", it is one of max, average"),
             ("post-messages=2x", "post-messages cannot be \"2x\", it is true or false"),

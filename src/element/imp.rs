@@ -20,7 +20,7 @@ use std::{
         LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gst::{glib, prelude::*, subclass::prelude::*};
@@ -28,8 +28,9 @@ use gst_base::{prelude::*, subclass::BaseTransformMode};
 use gst_video::{VideoFormat, prelude::*, subclass::prelude::*};
 
 use super::{
-    pace::{Lateness, Pace},
-    painter::{Painter, Upcoming},
+    Network,
+    pace::Pace,
+    painter::{Painter, Time, Upcoming},
     properties::{Properties, TABLE, stats_spec},
 };
 use crate::{
@@ -59,7 +60,7 @@ const SMALLEST_SIDE: i32 = 16;
 #[derive(Default)]
 pub struct NeuralStyle {
     properties: Mutex<Properties>,
-    stats: Mutex<Option<Report>>,
+    stats: Mutex<Option<Stats>>,
     pace: Mutex<Pace>,
     waiting: Mutex<Waiting>,
     /// Set while anything waits for the frame that is being painted.
@@ -69,6 +70,9 @@ pub struct NeuralStyle {
     /// Whether a warning of interlaced video was posted since the start.
     warned_of_interlacing: AtomicBool,
 }
+
+/// What was done to the last frame, and with which network: `None` for weights of the user's.
+type Stats = (Report, Option<Network>);
 
 /// What waits for the frame that is being painted. The frame will not be shown, and is interrupted.
 #[derive(Default)]
@@ -146,39 +150,17 @@ impl NeuralStyle {
     }
 
     /// How much of the budget is left for the frame of this running time.
-    fn time_left(&self, running_time: Option<gst::ClockTime>, budget: Duration, most_late: u32) -> Duration {
+    fn time_left(&self, running_time: Option<gst::ClockTime>, budget: Duration) -> Duration {
         let now = self.obj().current_running_time();
-        lock(&self.pace).time_left(running_time, now, budget, most_late)
+        lock(&self.pace).time_left(running_time, now, budget)
     }
 
-    /// Counts a frame, and posts a QoS message if it was too late for an iteration.
-    fn count_frame(&self, buffer: &gst::BufferRef, running_time: Option<gst::ClockTime>, is_painted: bool) {
-        let lateness = lock(&self.pace).count(is_painted);
-        let Some(Lateness { is_live, jitter, proportion, processed, dropped }) = lateness else { return };
-        let segment = self.obj().segment();
-        let stream_time = segment.downcast_ref::<gst::ClockTime>().and_then(|it| it.to_stream_time(buffer.pts()));
-        let message = gst::message::Qos::builder(is_live)
-            .running_time(running_time)
-            .stream_time(stream_time)
-            .timestamp(buffer.pts())
-            .duration(buffer.duration())
-            .values(jitter, proportion, 1_000_000)
-            .stats(gst::format::Buffers::from_u64(processed), gst::format::Buffers::from_u64(dropped))
-            .src(&*self.obj())
-            .build();
-        // Fails only without a bus, where nobody listens.
-        let _ = self.obj().post_message(message);
-    }
-
-    fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Report> {
-        let began = Instant::now();
-        lock(&self.pace).begin(began);
+    fn stylize(&self, frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>) -> Result<Stats> {
         let mut painter = lock(&self.painter);
         // Frames come between start and stop only.
         let painter = painter.as_mut().ok_or(Error::NoStyle)?;
         let (width, height) = (frame.width() as usize, frame.height() as usize);
         let properties = self.properties();
-        let most_late = properties.max_late_frames;
         let running_time = self.running_time(frame.buffer());
         let budget = lock(&self.pace).budget(properties.frame_budget);
         let upcoming = Upcoming { size: (width, height), running_time, budget };
@@ -191,7 +173,11 @@ impl NeuralStyle {
         let info = frame.format_info();
         let offset = |colour: usize| info.poffset()[colour] as usize;
         let format = PackedFormat::new(info.pixel_stride()[0] as usize, [offset(0), offset(1), offset(2)])?;
-        let time = budget.map(|budget| self.time_left(running_time, budget, most_late));
+        let time = match budget.map(|budget| self.time_left(running_time, budget)) {
+            None => Time::Any,
+            Some(left) if lock(&self.pace).is_live() => Time::Beside(left),
+            Some(left) => Time::Within(left),
+        };
         let pixels = frame.plane_data_mut(0).expect("packed formats have one plane");
         let report = painter.paint(&mut Frame::new(pixels, (width, height), stride, format)?, time)?;
         if let Some(size) = painter.raised_size(&report) {
@@ -203,10 +189,8 @@ impl NeuralStyle {
         }
         if let Some(budget) = budget {
             painter.observe(&report, budget);
-            self.count_frame(frame.buffer(), running_time, report.iterations > 0);
-            lock(&self.pace).end(began, Instant::now(), budget);
         }
-        Ok(report)
+        Ok((report, painter.network()))
     }
 }
 
@@ -321,7 +305,9 @@ impl BaseTransformImpl for NeuralStyle {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.update_waiting(|waiting| *waiting = Waiting::default());
         self.warned_of_interlacing.store(false, Ordering::Relaxed);
-        let painter = Painter::new(self.properties(), self.interruption.clone());
+        // Most sources tell already now.
+        let is_live = self.upstream_latency().is_some();
+        let painter = Painter::new(self.properties(), is_live, self.interruption.clone());
         let painter = painter.map_err(|error| error_message(&error))?;
         *lock(&self.painter) = Some(painter);
         *lock(&self.stats) = None;
@@ -355,8 +341,8 @@ impl BaseTransformImpl for NeuralStyle {
                 // Not forwarded: elements upstream would drop late frames, and without a budget all are painted.
                 return true;
             }
-            let (_, proportion, behind, timestamp) = qos.get();
-            pace.observe(timestamp, behind, proportion);
+            let (_, _, behind, timestamp) = qos.get();
+            pace.observe(timestamp, behind);
         }
         self.parent_src_event(event)
     }
@@ -400,6 +386,10 @@ impl VideoFilterImpl for NeuralStyle {
             self.forget_history("new caps");
         }
         let upstream = self.upstream_latency();
+        if let Some(painter) = lock(&self.painter).as_mut().filter(|painter| !painter.suits(upstream.is_some())) {
+            *painter = Painter::new(self.properties(), upstream.is_some(), self.interruption.clone())
+                .map_err(|error| gst::loggable_error!(CAT, "{error}"))?;
+        }
         let frame_budget = self.properties().frame_budget;
         let mut pace = lock(&self.pace);
         let last = pace.budget(frame_budget);
@@ -421,17 +411,17 @@ impl VideoFilterImpl for NeuralStyle {
         &self,
         frame: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let report = self.stylize(frame).map_err(|error| match error {
+        let frame_stats = self.stylize(frame).map_err(|error| match error {
             Error::Interrupted => gst::FlowError::Flushing,
             error => {
                 self.post_error_message(error_message(&error));
                 gst::FlowError::Error
             }
         })?;
-        gst::trace!(CAT, imp = self, "{report:?}");
-        *lock(&self.stats) = Some(report);
+        gst::trace!(CAT, imp = self, "{frame_stats:?}");
+        *lock(&self.stats) = Some(frame_stats);
         if lock(&self.properties).post_messages {
-            let message = gst::message::Element::builder(stats(Some(report))).src(&*self.obj()).build();
+            let message = gst::message::Element::builder(stats(Some(frame_stats))).src(&*self.obj()).build();
             // Fails only without a bus, where nobody listens.
             let _ = self.obj().post_message(message);
         }
@@ -444,11 +434,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn stats(report: Option<Report>) -> gst::Structure {
+fn stats(last: Option<Stats>) -> gst::Structure {
     let builder = gst::Structure::builder("neuralstyle");
-    match report {
+    match last {
         None => builder.build(),
-        Some(report) => builder
+        Some((report, network)) => builder
+            .field("network", network.map_or("weights", Network::nick))
             .field("frame", report.frame)
             .field("scene", report.scene)
             .field("working-size", report.working_size as u64)

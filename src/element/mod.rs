@@ -9,8 +9,6 @@ mod pace;
 mod painter;
 mod properties;
 
-use std::sync::Arc;
-
 use gst::{glib, prelude::*, subclass::prelude::*};
 
 pub use assignments::{AssignmentError, set_properties};
@@ -31,7 +29,7 @@ impl NeuralStyle {
     ///
     /// If the weights or the style cannot be loaded, or a property has no meaning.
     pub fn stylizer(&self) -> Result<stylizer::Stylizer> {
-        self.imp().properties().stylizer()
+        self.imp().properties().stylizer(false)
     }
 }
 
@@ -40,8 +38,12 @@ impl NeuralStyle {
 #[enum_type(name = "GstNeuralStyleNetwork")]
 #[non_exhaustive]
 pub enum Network {
-    /// See [`network::Vgg::built_in`].
+    /// [`Light`](Self::Light) for a live source on the processor, where more iterations are worth more than exact ones,
+    /// and [`Vgg16`](Self::Vgg16) for all else.
     #[default]
+    #[enum_value(name = "Auto: light for live sources on the processor, vgg16 for all else", nick = "auto")]
+    Auto,
+    /// See [`network::Vgg::built_in`].
     #[enum_value(name = "Vgg16: VGG16 up to relu4_3", nick = "vgg16")]
     Vgg16,
     /// See [`network::Vgg::light`].
@@ -50,10 +52,12 @@ pub enum Network {
 }
 
 impl Network {
-    fn weights(self) -> Result<Arc<network::Vgg>> {
+    /// Its name as a value of the property.
+    fn nick(self) -> &'static str {
         match self {
-            Self::Vgg16 => network::Vgg::built_in(),
-            Self::Light => network::Vgg::light(),
+            Self::Auto => "auto",
+            Self::Vgg16 => "vgg16",
+            Self::Light => "light",
         }
     }
 }

@@ -2,12 +2,10 @@
 
 //! The time that there is for a frame.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The duration of a frame of a live source whose caps have no frame rate.
 const USUAL_FRAME: Duration = Duration::from_millis(40);
-/// A gap this long clears the debt of late frames.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// How fast frames come and leave.
 #[derive(Debug, Default)]
@@ -17,44 +15,19 @@ pub struct Pace {
     frame_duration: Option<Duration>,
     /// The running time before which frames come too late at the sink.
     earliest: Option<gst::ClockTime>,
-    /// The number of late frames in a row.
-    late_frames: u32,
-    /// When the last frame was done.
-    done: Option<Instant>,
-    /// By how much frames exceeded their budgets since the last gap.
-    debt: Duration,
-    /// By which factor frames should come faster, as the sink says.
-    proportion: f64,
-    /// How late the last frame was, in nanoseconds.
-    jitter: i64,
-    /// The number of frames with iterations, and without.
-    painted: u64,
-    unpainted: u64,
-}
-
-/// What a QoS message says about a late frame.
-#[derive(Debug, PartialEq)]
-pub struct Lateness {
-    /// Whether the source is live.
-    pub is_live: bool,
-    /// How late it was, in nanoseconds.
-    pub jitter: i64,
-    /// By which factor frames should come faster, as the sink says.
-    pub proportion: f64,
-    /// The number of frames with iterations so far.
-    pub processed: u64,
-    /// The number of frames without.
-    pub dropped: u64,
 }
 
 impl Pace {
-    /// Starts over for a source with this latency, which is `None` unless it is live, and this frame rate. The numbers of
-    /// frames go on.
+    /// Starts over for a source with this latency, which is `None` unless it is live, and this frame rate.
     pub fn change(&mut self, upstream: Option<gst::ClockTime>, frame_rate: gst::Fraction) {
         let seconds = f64::from(frame_rate.denom()) / f64::from(frame_rate.numer());
         let frame_duration = Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero());
-        let Self { painted, unpainted, .. } = *self;
-        *self = Self { upstream, frame_duration, proportion: 1.0, painted, unpainted, ..Self::default() };
+        *self = Self { upstream, frame_duration, earliest: None };
+    }
+
+    /// Whether the source is live, so that its frames come at the time at which they were taken.
+    pub fn is_live(&self) -> bool {
+        self.upstream.is_some()
     }
 
     /// The time for a frame, given the property `frame-budget`; `None` if there is no limit.
@@ -66,68 +39,26 @@ impl Pace {
         }
     }
 
-    /// Notes when a frame came.
-    pub fn begin(&mut self, at: Instant) {
-        if self.done.is_none_or(|done| at.saturating_duration_since(done) >= PAUSE) {
-            self.debt = Duration::ZERO;
-        }
-    }
-
-    /// Notes when a frame with a budget was done that came at `began`. If it exceeded its budget, the next frames get
-    /// less time.
-    pub fn end(&mut self, began: Instant, at: Instant, budget: Duration) {
-        let spent = self.debt + at.saturating_duration_since(began);
-        // At most one frame: sources and queues have dropped what is older.
-        (self.debt, self.done) = (spent.saturating_sub(budget).min(budget), Some(at));
-    }
-
     /// The time that is left for the frame of this running time: its budget, less its lateness by the clock, whose running
-    /// time is `now`, and the debt of earlier frames.
-    ///
-    /// A late frame has none: one that should have left already, that comes before the time up to which the sink calls
-    /// frames late, or with a debt of more than half a budget. After `max_late_frames` of them in a row the next one has
-    /// its whole budget.
+    /// time is `now`. None is left for a frame that the sink will call late.
     pub fn time_left(
-        &mut self,
+        &self,
         running_time: Option<gst::ClockTime>,
         now: Option<gst::ClockTime>,
         budget: Duration,
-        max_late_frames: u32,
     ) -> Duration {
-        let nanoseconds = |time: gst::ClockTime| i64::try_from(time.nseconds()).unwrap_or(i64::MAX);
+        if running_time.zip(self.earliest).is_some_and(|(time, earliest)| time < earliest) {
+            return Duration::ZERO;
+        }
         let own = gst::ClockTime::try_from(budget).unwrap_or(gst::ClockTime::MAX);
         let leaves =
             running_time.zip(self.upstream).map(|(time, upstream)| time.saturating_add(upstream).saturating_add(own));
-        let ahead = leaves.zip(now).map(|(leaves, now)| nanoseconds(leaves).saturating_sub(nanoseconds(now)));
-        self.jitter = -ahead.unwrap_or(0);
-        let left = ahead.map_or(budget, |ahead| Duration::from_nanos(ahead.max(0).unsigned_abs()));
-        let is_late = left.is_zero()
-            || self.debt > budget / 2
-            || running_time.zip(self.earliest).is_some_and(|(time, earliest)| time < earliest);
-        if is_late && self.late_frames < max_late_frames {
-            self.late_frames += 1;
-            Duration::ZERO
-        } else if is_late {
-            self.late_frames = 0;
-            budget
-        } else {
-            self.late_frames = 0;
-            left.min(budget.saturating_sub(self.debt))
-        }
-    }
-
-    /// Counts a frame. Returns how late it was if it had no iteration.
-    pub fn count(&mut self, is_painted: bool) -> Option<Lateness> {
-        let counter = if is_painted { &mut self.painted } else { &mut self.unpainted };
-        *counter += 1;
-        let Self { jitter, proportion, painted, unpainted, .. } = *self;
-        let is_live = self.upstream.is_some();
-        (!is_painted).then_some(Lateness { is_live, jitter, proportion, processed: painted, dropped: unpainted })
+        let left = leaves.zip(now).map(|(leaves, now)| Duration::from(leaves.saturating_sub(now)));
+        left.unwrap_or(budget).min(budget)
     }
 
     /// Learns from a QoS event how early (negative) or late a frame was at the sink.
-    pub fn observe(&mut self, timestamp: Option<gst::ClockTime>, behind: i64, proportion: f64) {
-        self.proportion = proportion;
+    pub fn observe(&mut self, timestamp: Option<gst::ClockTime>, behind: i64) {
         self.earliest = timestamp.map(|timestamp| {
             let behind = gst::ClockTime::from_nseconds(behind.max(0).unsigned_abs());
             // Twice the lateness, to catch up.
@@ -137,7 +68,7 @@ impl Pace {
 
     /// Forgets the lateness of earlier frames.
     pub fn flush(&mut self) {
-        (self.earliest, self.late_frames, self.debt) = (None, 0, Duration::ZERO);
+        self.earliest = None;
     }
 }
 
@@ -167,58 +98,23 @@ mod tests {
     }
 
     #[test]
-    fn late_frames_have_no_time_but_not_all_of_them() {
+    fn late_frames_have_no_time() {
         let budget = Duration::from_millis(40);
         let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
-        let times = |pace: &mut Pace| {
-            [240, 280, 320, 360, 400].map(|at| pace.time_left(Some(MS(at)), Some(MS(at + 30)), budget, 2).is_zero())
-        };
-        assert_eq!(times(&mut pace), [false; 5]);
-        pace.observe(Some(MS(200)), 90_000_000, 1.5);
-        assert_eq!(times(&mut pace), [true, true, false, true, false]);
-        pace.observe(Some(MS(200)), -90_000_000, 1.5);
-        assert_eq!(times(&mut pace), [false; 5]);
-        pace.observe(Some(MS(200)), 90_000_000, 1.5);
+        let are_late =
+            |pace: &Pace| [240, 280, 320].map(|at| pace.time_left(Some(MS(at)), Some(MS(at + 30)), budget).is_zero());
+        assert_eq!(are_late(&pace), [false; 3]);
+        pace.observe(Some(MS(200)), 50_000_000);
+        assert_eq!(are_late(&pace), [true, true, false]);
+        pace.observe(Some(MS(200)), -90_000_000);
+        assert_eq!(are_late(&pace), [false; 3]);
+        pace.observe(Some(MS(200)), 50_000_000);
         pace.flush();
-        assert_eq!(times(&mut pace), [false; 5]);
-        assert!(!pace.time_left(None, None, budget, 2).is_zero());
-        for (delay, left) in [(3, 40), (25, 20), (44, 1), (46, 0), (46, 0), (46, 40)] {
-            let time = pace.time_left(Some(MS(400)), Some(MS(400 + delay)), budget, 2);
+        assert_eq!(are_late(&pace), [false; 3]);
+        assert_eq!(pace.time_left(None, None, budget), budget);
+        for (delay, left) in [(3, 40), (25, 20), (44, 1), (46, 0), (500, 0)] {
+            let time = pace.time_left(Some(MS(400)), Some(MS(400 + delay)), budget);
             assert_eq!(time.as_millis(), left, "{delay}");
         }
-    }
-
-    #[test]
-    fn frames_that_take_too_long_leave_less_time_to_others() {
-        let ms = Duration::from_millis;
-        let budget = ms(40);
-        let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
-        let mut now = Instant::now();
-        // Frames with iterations take 55 ms, others 20, and the next frame is always there.
-        let mut frame = |pace: &mut Pace, wait: Duration| {
-            let began = now + wait;
-            pace.begin(began);
-            let left = pace.time_left(None, None, budget, 10);
-            now = began + if left.is_zero() { ms(20) } else { ms(55) };
-            pace.end(began, now, budget);
-            left.as_millis()
-        };
-        let times = [(); 7].map(|()| frame(&mut pace, Duration::ZERO));
-        assert_eq!(times, [40, 25, 0, 30, 0, 35, 20]);
-        assert_eq!(frame(&mut pace, ms(3)), 40);
-        pace.flush();
-        assert_eq!(frame(&mut pace, Duration::ZERO), 40);
-    }
-
-    #[test]
-    fn frames_are_counted_and_late_ones_described() {
-        let mut pace = pace(Some(MS(5)), gst::Fraction::new(25, 1));
-        pace.observe(None, 0, 1.25);
-        pace.time_left(Some(MS(400)), Some(MS(448)), Duration::from_millis(40), 2);
-        assert_eq!(pace.count(true), None);
-        let lateness = Lateness { is_live: true, jitter: 3_000_000, proportion: 1.25, processed: 1, dropped: 1 };
-        assert_eq!(pace.count(false), Some(lateness));
-        pace.change(Some(MS(5)), gst::Fraction::new(50, 1));
-        assert_eq!(pace.count(false).map(|lateness| (lateness.processed, lateness.dropped)), Some((1, 2)));
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{
+    Network,
     job::Job,
     properties::{PreparedProperties, Properties},
 };
@@ -38,9 +39,21 @@ pub struct Upcoming {
     pub budget: Option<Duration>,
 }
 
+/// How long a frame may take.
+#[derive(Debug, Clone, Copy)]
+pub enum Time {
+    /// As long as all its iterations take.
+    Any,
+    /// So long.
+    Within(Duration),
+    /// Not longer than without any iteration: these are beside the frames. A first frame may take so long.
+    Beside(Duration),
+}
+
 /// A stylizer that follows the properties. Without a budget for frames, changes count from the next frame on, however
 /// long that takes. With one, what takes longer than a frame is prepared on another thread.
 pub struct Painter {
+    network: Option<Network>,
     stylizer: Stylizer,
     /// The style that the stylizer has.
     style: String,
@@ -64,15 +77,27 @@ struct Request {
 }
 
 impl Painter {
-    /// A painter with the style and the settings of the properties, and a way to interrupt it.
-    pub fn new(properties: Properties, interruption: Interruption) -> Result<Self> {
-        let mut stylizer = properties.stylizer()?;
+    /// A painter with the style and the settings of the properties, for a live source or another one, and a way to
+    /// interrupt it.
+    pub fn new(properties: Properties, is_live: bool, interruption: Interruption) -> Result<Self> {
+        let network = properties.network(is_live);
+        let mut stylizer = properties.stylizer(is_live)?;
         stylizer.set_interruption(interruption);
         let sizes = Sizes { iteration: live::warm_up(&mut stylizer)?, chooser: None, frame_size: (0, 0) };
         let Settings { layers, working_size, .. } = stylizer.settings().clone();
         let style = properties.prepared.style.name.clone();
         let request = Request { style: style.clone(), layers, working_size, job: None };
-        Ok(Self { stylizer, style, fade: None, properties, request, sizes, raised: None })
+        Ok(Self { network, stylizer, style, fade: None, properties, request, sizes, raised: None })
+    }
+
+    /// Whether it has the network for such a source.
+    pub fn suits(&self, is_live: bool) -> bool {
+        self.network == self.properties.network(is_live)
+    }
+
+    /// The network in use; `None` if it is from a file of the user's.
+    pub fn network(&self) -> Option<Network> {
+        self.network
     }
 
     /// Prepares for frames like this one, the first of their kind.
@@ -97,19 +122,31 @@ impl Painter {
         let last = std::mem::replace(&mut self.properties, properties);
         self.read_request(&last.prepared, warn);
         self.choose_size(upcoming);
-        if upcoming.budget.is_some() {
-            self.change_beside(upcoming.running_time, warn);
-        } else {
+        if upcoming.budget.is_none() {
             self.change_at_once(upcoming.running_time, warn);
+        } else {
+            self.change_quickly(warn);
+            let is_due = self.fade.is_some() || self.request.job.as_ref().is_some_and(Job::is_finished);
+            // It would wait for the steps that are being taken.
+            let must_wait = is_due && live::is_at_work(&self.stylizer);
+            live::rest(&mut self.stylizer, must_wait);
+            if must_wait {
+                return;
+            }
+            if let Some(job) = self.request.job.take_if(|job| job.is_finished()) {
+                self.install(job, upcoming.running_time, warn);
+            }
+            self.prepare_changes(upcoming.running_time, warn);
         }
         self.fade(upcoming.running_time, warn);
     }
 
-    /// Paints a frame, in a given time or in any.
-    pub fn paint(&mut self, frame: &mut Frame, time: Option<Duration>) -> Result<Report> {
+    /// Paints a frame.
+    pub fn paint(&mut self, frame: &mut Frame, time: Time) -> Result<Report> {
         match time {
-            Some(time) => self.stylizer.stylize_within(frame, time),
-            None => self.stylizer.stylize(frame),
+            Time::Any => self.stylizer.stylize(frame),
+            Time::Within(time) => self.stylizer.stylize_within(frame, time),
+            Time::Beside(time) => self.stylizer.stylize_beside(frame, time),
         }
     }
 
@@ -182,16 +219,17 @@ impl Painter {
         }
     }
 
-    /// Changes at once what can be changed within a frame, and the rest when it is prepared.
-    fn change_beside(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
-        if let Some(job) = self.request.job.take_if(|job| job.is_finished()) {
-            self.install(job, now, warn);
-        }
+    /// Changes what can be changed within a frame.
+    fn change_quickly(&mut self, warn: Warn) {
         let Settings { layers, working_size, .. } = self.stylizer.settings();
         let quick = self.properties.settings_with(layers.clone(), *working_size);
         if let Err(error) = self.set_settings(quick) {
             self.refuse_settings(&error, warn);
         }
+    }
+
+    /// Prepares what takes longer than a frame.
+    fn prepare_changes(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
         if self.request.job.is_none()
             && (self.request.style != self.style || self.wanted() != *self.stylizer.settings())
         {
@@ -287,15 +325,15 @@ struct Sizes {
 impl Sizes {
     /// The size for frames of this size with a budget; `None` without one.
     fn choose(&mut self, frame_size: (usize, usize), budget: Option<Duration>) -> Option<u32> {
-        let Some(budget) = budget else {
+        if budget.is_none() {
             self.chooser = None;
             return None;
-        };
+        }
         // At another frame rate the choice goes on from the one before.
         if std::mem::replace(&mut self.frame_size, frame_size) != frame_size {
             self.chooser = None;
         }
-        let new = || SizeChooser::new(self.iteration, budget, frame_size);
+        let new = || SizeChooser::new(self.iteration, frame_size);
         Some(self.chooser.get_or_insert_with(new).size())
     }
 
@@ -360,7 +398,7 @@ mod tests {
     }
 
     fn painter() -> Painter {
-        let mut painter = Painter::new(Properties::default(), Interruption::default()).unwrap();
+        let mut painter = Painter::new(Properties::default(), false, Interruption::default()).unwrap();
         painter.prepare(UPCOMING).unwrap();
         painter
     }
@@ -406,7 +444,7 @@ mod tests {
         let narrow = path.to_str().unwrap();
         for budget in [None, UPCOMING.budget] {
             let upcoming = Upcoming { size: (320, 240), budget, ..UPCOMING };
-            let mut painter = Painter::new(Properties::default(), Interruption::default()).unwrap();
+            let mut painter = Painter::new(Properties::default(), false, Interruption::default()).unwrap();
             painter.prepare(upcoming).unwrap();
             let mut change = |property: &str, value: glib::Value| {
                 let mut warnings = follow_before(upcoming, &mut painter, property, value);
@@ -417,7 +455,7 @@ mod tests {
             assert_eq!(change("working-size", 64.to_value()), (vec![], 64, true));
             let mut pixels = vec![0; 4 * 320 * 240];
             let mut frame = Frame::new(&mut pixels, (320, 240), 4 * 320, PackedFormat::RGBX).unwrap();
-            let report = painter.paint(&mut frame, None).unwrap();
+            let report = painter.paint(&mut frame, Time::Any).unwrap();
             // 80x8 pixels are enough for relu4_3.
             assert_eq!(report.working_size, 80);
             assert_eq!([0; 2].map(|_| painter.raised_size(&report)), [Some(80), None]);
@@ -430,15 +468,16 @@ mod tests {
         let upcoming = Upcoming { size: (1280, 720), ..UPCOMING };
         painter.sizes.iteration = Duration::from_secs(1000);
         follow_before(upcoming, &mut painter, "working-size", -1);
-        let mut size_after = |upcoming: Upcoming| {
+        let size_after = |painter: &mut Painter, upcoming: Upcoming| {
             painter.prepare(upcoming).unwrap();
             painter.request.working_size
         };
-        let least = size_after(upcoming);
-        // There is time enough for a larger one, but only frames of another size begin anew.
-        let slower = Upcoming { budget: Some(Duration::from_secs(1_000_000)), ..upcoming };
-        assert_eq!(size_after(slower), least);
-        assert!(size_after(Upcoming { size: (640, 360), ..slower }) > least);
+        assert_eq!(size_after(&mut painter, upcoming), 64);
+        // The machine is fast enough for a larger one, but only frames of another size begin anew.
+        painter.sizes.iteration = Duration::from_micros(1);
+        let slower = Upcoming { budget: Some(Duration::from_secs(1)), ..upcoming };
+        assert_eq!(size_after(&mut painter, slower), 64);
+        assert_eq!(size_after(&mut painter, Upcoming { size: (640, 360), ..slower }), 640);
     }
 
     #[test]

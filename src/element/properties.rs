@@ -23,6 +23,7 @@ use crate::{
 const LIVE_FRAME: i64 = -1;
 /// The working size that fits the machine.
 const FITTING: i32 = -1;
+const CPU: &str = "cpu";
 const LARGEST_WORKING_SIZE: i32 = Settings::WORKING_SIZES.end().cast_signed();
 
 /// The values of the writable properties.
@@ -37,7 +38,6 @@ pub struct Properties {
     debug_view: DebugView,
     /// In nanoseconds, or 0 or [`LIVE_FRAME`].
     pub frame_budget: i64,
-    pub max_late_frames: u32,
     /// In milliseconds.
     pub style_transition: u32,
     pub post_messages: bool,
@@ -88,12 +88,11 @@ impl Default for Properties {
             warm_start: WarmStart::default(),
             debug_view: DebugView::default(),
             frame_budget: LIVE_FRAME,
-            max_late_frames: 10,
             style_transition: 500,
             post_messages: false,
             network: Network::default(),
             weights: None,
-            device: "cpu".to_owned(),
+            device: CPU.to_owned(),
             threads: 0,
             precision: Precision::default(),
         }
@@ -128,12 +127,23 @@ impl Properties {
         self.prepared.objective.working_size == FITTING
     }
 
-    /// A stylizer with these settings, weights, device and style.
-    pub fn stylizer(&self) -> Result<Stylizer> {
+    /// The network whose feature maps are compared, `None` if they are those of a file of the user's.
+    pub fn network(&self, is_live: bool) -> Option<Network> {
+        match (&self.weights, self.network) {
+            (Some(_), _) => None,
+            (None, Network::Auto) if is_live && self.device == CPU => Some(Network::Light),
+            (None, Network::Auto) => Some(Network::Vgg16),
+            (None, network) => Some(network),
+        }
+    }
+
+    /// A stylizer with these settings, weights, device and style, for a live source or another one.
+    pub fn stylizer(&self, is_live: bool) -> Result<Stylizer> {
         let settings = self.settings()?;
-        let weights = match &self.weights {
-            Some(path) => Vgg::from_file(path)?,
-            None => self.network.weights()?,
+        let weights = match (&self.weights, self.network(is_live)) {
+            (Some(path), _) => Vgg::from_file(path)?,
+            (None, Some(Network::Light)) => Vgg::light()?,
+            (None, _) => Vgg::built_in()?,
         };
         let processor = Processor::with_precision(self.threads as usize, self.precision.into())?;
         let mut stylizer = Stylizer::new(weights, self.device.parse()?, processor, settings)?;
@@ -289,23 +299,12 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
             glib::ParamSpecInt64::builder("frame-budget")
                 .nick("Frame budget")
                 .blurb(
-                    "Time for a frame, in nanoseconds: the frame gets as many iterations as fit, at most those of \
-                     iterations (in a first frame, of first-iterations), and at least one unless it is late (see \
-                     max-late-frames). 0 is off; -1 is, with a live source, the duration of a frame (40 ms if the caps \
-                     do not tell), and off with any other",
+                    "Time for a frame, in nanoseconds. Frames of a live source do not wait for iterations, which go on \
+                     beside them; those of any other take as many iterations as fit, at most those of iterations. 0 is \
+                     off; -1 is, with a live source, the duration of a frame (40 ms if the caps do not tell), and off \
+                     with any other",
                 )
                 .minimum(LIVE_FRAME)
-                .default_value(default)
-                .mutable_playing()
-                .build()
-        }),
-        field!(max_late_frames).declare(|default| {
-            glib::ParamSpecUInt::builder("max-late-frames")
-                .nick("Most late frames")
-                .blurb(
-                    "With a frame budget, how many late frames in a row may go without an iteration: they show the paint \
-                     of the last frame, moved along",
-                )
                 .default_value(default)
                 .mutable_playing()
                 .build()
@@ -482,9 +481,10 @@ pub fn stats_spec() -> glib::ParamSpec {
     glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
         .nick("Statistics")
         .blurb(
-            "Statistics of the last frame: frame, its number from 0; scene, the number of its scene; working-size, the \
-             long side at which it was optimized; iterations at that size; the losses content, style, total-variation \
-             and temporal before the last of them; loss, their weighted sum; milliseconds, how long it took; \
+            "Statistics of the last frame: network, which one is in use, or weights; frame, its number from 0; scene, \
+             the number of its scene; working-size, the long side at which it was optimized; iterations at that size, \
+             beside live frames those that ended since the last one; the losses content, style, total-variation and \
+             temporal before the last of them; loss, their weighted sum; milliseconds, how long it took; \
              style-updates, how often the Gram matrices of the style were computed for the working size since the \
              start. No fields before the first frame",
         )

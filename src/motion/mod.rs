@@ -9,6 +9,7 @@
 //!
 //! The work is divided into bands of rows, one or more for each thread. No result depends on the bands.
 
+mod chain;
 mod change;
 mod consistency;
 mod places;

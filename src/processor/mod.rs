@@ -29,6 +29,7 @@ use crate::{Error, Result};
 pub use detect::{available, detect};
 pub(crate) use parts::{Part, Parts};
 use threads::Pool;
+pub(crate) use threads::{Pause, stand_back};
 #[doc(hidden)]
 pub use vector::{LANES, Lanes};
 pub(crate) use vector::{Task, Vector, numbers};
@@ -207,6 +208,22 @@ impl Processor {
     /// Those of [`detect`](Self::detect) for the number of threads.
     pub fn with_threads(&self, threads: usize) -> Result<Self> {
         Self::new(self.kind, threads)
+    }
+
+    /// A processor with the same instructions and as many threads of its own, which leave the cores to other threads
+    /// when these have work, and can be [paused](Self::pause).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Threads`] if the system has no more threads to give.
+    pub(crate) fn beside(&self) -> Result<Self> {
+        Ok(Self { kind: self.kind, pool: Arc::new(Pool::beside(self.threads()).map_err(Error::Threads)?) })
+    }
+
+    /// Holds its threads until the pause is dropped: each ends the job that it is at, which takes a millisecond or two,
+    /// and does not begin another. Whoever calls for jobs waits as well.
+    pub(crate) fn pause(&self) -> Pause<'_> {
+        self.pool.pause()
     }
 
     /// How many threads there are.

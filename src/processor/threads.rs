@@ -23,6 +23,9 @@ type Job = dyn Fn(usize, usize) + Sync;
 /// How long a thread spins before it sleeps: about as long as waking up takes. Many rounds follow each other faster.
 const PATIENCE: Duration = Duration::from_micros(50);
 
+/// How far threads that work beside others stand back behind these, in steps of nice(2).
+const NICENESS: i32 = 10;
+
 /// Threads that share the jobs of one [`run`](Pool::run) at a time with the thread that calls it.
 pub struct Pool {
     turns: Turns,
@@ -39,6 +42,7 @@ struct Shared {
     round: AtomicU64,
     /// Workers that take jobs of the round.
     busy: AtomicUsize,
+    gate: Gate,
 }
 
 #[derive(Default)]
@@ -65,6 +69,21 @@ impl Pool {
     ///
     /// If the system has no more threads to give.
     pub fn new(threads: usize) -> io::Result<Self> {
+        Self::of(threads, || {})
+    }
+
+    /// The same with threads that leave the processor to others when these have work. So should the thread that calls
+    /// [`run`](Self::run): see [`stand_back`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn beside(threads: usize) -> io::Result<Self> {
+        Self::of(threads, stand_back)
+    }
+
+    /// A pool of threads that call `begin` first.
+    fn of(threads: usize, begin: fn()) -> io::Result<Self> {
         let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -73,11 +92,15 @@ impl Pool {
             next: AtomicUsize::new(0),
             round: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
+            gate: Gate::default(),
         });
         let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads - 1) };
         for worker in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
+            let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || {
+                begin();
+                work(&shared, worker);
+            })?;
             pool.workers.push(thread);
         }
         Ok(pool)
@@ -86,6 +109,11 @@ impl Pool {
     /// How many threads there are.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Holds the threads at their next job until it is dropped.
+    pub fn pause(&self) -> Pause<'_> {
+        self.shared.gate.close()
     }
 
     /// Runs `job` for all numbers below `count` and waits for the last.
@@ -195,6 +223,7 @@ impl Shared {
             // SAFETY: `Pool::run` waits for whoever has begun before the job goes away.
             let job = unsafe { &*job };
             loop {
+                self.gate.pass();
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
                 if number >= count {
                     break;
@@ -204,6 +233,57 @@ impl Shared {
         };
         catch_unwind(AssertUnwindSafe(jobs)).is_err()
     }
+}
+
+/// Holds threads between two jobs.
+#[derive(Default)]
+struct Gate {
+    /// The number of pauses. It is changed only while the lock is held, but read without it.
+    pauses: AtomicUsize,
+    lock: Mutex<()>,
+    opened: Condvar,
+}
+
+/// A pause of a pool. It ends when this is dropped.
+#[must_use]
+pub struct Pause<'a>(&'a Gate);
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) -> Pause<'_> {
+        let _lock = self.lock();
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        Pause(self)
+    }
+
+    /// Waits while there is a pause.
+    fn pass(&self) {
+        let is_closed = || self.pauses.load(Ordering::Relaxed) > 0;
+        if is_closed() {
+            let mut lock = self.lock();
+            while is_closed() {
+                lock = self.opened.wait(lock).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        let _lock = self.0.lock();
+        self.0.pauses.fetch_sub(1, Ordering::Relaxed);
+        self.0.opened.notify_all();
+    }
+}
+
+/// Makes this thread leave the processor to others when these have work, as far as the system lets it.
+pub fn stand_back() {
+    // Where it cannot, threads share the processor as others do.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICENESS);
 }
 
 fn work(shared: &Shared, worker: usize) {
@@ -360,6 +440,36 @@ mod tests {
         };
         assert!(run(5).is_err());
         assert_eq!(run(10).unwrap(), 10);
+    }
+
+    #[test]
+    fn no_job_begins_in_a_pause() {
+        let (pool, begun) = (Pool::beside(2).unwrap(), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let [first, second] = [pool.pause(), pool.pause()];
+            let run = scope.spawn(|| {
+                pool.run(20, &|_, _| {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            drop(first);
+            thread::sleep(Duration::from_millis(50));
+            assert_eq!((begun.load(Ordering::Relaxed), run.is_finished()), (0, false));
+            drop(second);
+            run.join().unwrap();
+        });
+        assert_eq!(begun.into_inner(), 20);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn threads_beside_others_stand_back() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let (own, seen) = (niceness(), Mutex::new(HashSet::new()));
+        run_everywhere(&Pool::beside(2).unwrap(), |worker| {
+            seen.lock().unwrap().insert((worker, niceness()));
+        });
+        assert_eq!(seen.into_inner().unwrap(), HashSet::from([(0, own), (1, (own + NICENESS).min(19))]));
     }
 
     #[test]

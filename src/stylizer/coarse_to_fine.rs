@@ -8,7 +8,7 @@
 
 use std::iter;
 
-use super::{Schedule, Stylizer, style_target::StyleTarget};
+use super::{Schedule, Stylizer, lock, style_target::StyleTarget};
 use crate::{Result, image::Image, objective::LossLayers};
 
 /// The least long side of the smallest image, in pixels.
@@ -23,7 +23,7 @@ impl Stylizer {
         let residual = self.paint_at(&sizes, content);
         // Also after an error: the next frame has another size.
         if let Some(style) = &self.style {
-            style.install(self.objective.as_mut())?;
+            style.install(lock(&self.objective).as_mut())?;
         }
         residual?.map(|residual| repaint(&residual, content)).transpose()
     }
@@ -38,10 +38,10 @@ impl Stylizer {
                 Some(residual) => (repaint(&residual, &coarse_content)?, Schedule::refining(&self.settings)),
             };
             if let Some(style) = &mut self.style {
-                style.aim_coarsely(self.objective.as_mut(), width.max(height))?;
+                style.aim_coarsely(lock(&self.objective).as_mut(), width.max(height))?;
             }
-            self.objective.set_content(&coarse_content)?;
-            let optimized = self.optimize(image.into(), schedule, None)?;
+            lock(&self.objective).set_content(&coarse_content)?;
+            let optimized = self.optimize(image.into(), schedule)?;
             residual = Some(optimized.image.minus(&coarse_content));
         }
         Ok(residual)

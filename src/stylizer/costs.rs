@@ -7,21 +7,18 @@ const MARGIN: f64 = 1.2;
 /// How fast a lower cost is believed: a machine that was busy a moment ago is likely to be busy again.
 const RELIEF: f64 = 0.1;
 
-/// How long the parts of a frame take, to tell how many iterations fit into a budget.
-#[derive(Debug, Default)]
+/// How long the steps of a frame take, to tell how many fit into a time.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Costs {
     /// The feature maps of the content, before the first iteration.
     content: Cost,
     iteration: Cost,
-    /// Everything after the last iteration.
-    composition: Cost,
 }
 
 impl Costs {
-    /// Whether one more iteration, and what comes after it, fits into the budget of a frame that took `elapsed` so far.
-    pub(super) fn allow_iteration(&self, elapsed: Duration, budget: Duration) -> bool {
-        let ahead = self.iteration.seconds + self.composition.seconds;
-        elapsed.as_secs_f64() + MARGIN * ahead <= budget.as_secs_f64()
+    /// Whether one more iteration fits into a time of which `elapsed` is over.
+    pub(super) fn allow_iteration(&self, elapsed: Duration, time: Duration) -> bool {
+        elapsed.as_secs_f64() + MARGIN * self.iteration.seconds <= time.as_secs_f64()
     }
 
     /// How long a frame's feature maps and one iteration take together.
@@ -36,13 +33,9 @@ impl Costs {
     pub(super) fn iteration_took(&mut self, duration: Duration) {
         self.iteration.update(duration);
     }
-
-    pub(super) fn composition_took(&mut self, duration: Duration) {
-        self.composition.update(duration);
-    }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Cost {
     seconds: f64,
 }
@@ -69,7 +62,6 @@ mod tests {
     fn as_many_iterations_as_fit() {
         let mut costs = Costs::default();
         costs.iteration_took(MS(10));
-        costs.composition_took(MS(2));
         assert_eq!(iterations(&costs, 5, 10), 3);
         assert_eq!(iterations(&costs, 20, 10), 1);
         assert_eq!(iterations(&costs, 30, 10), 0);
@@ -81,7 +73,6 @@ mod tests {
         assert_eq!(costs.one_iteration(), Duration::ZERO);
         costs.content_took(MS(4));
         costs.iteration_took(MS(10));
-        costs.composition_took(MS(3));
         assert_eq!(costs.one_iteration(), MS(14));
     }
 

@@ -18,6 +18,9 @@ use crate::{
 const OPTIMIZED_VALUES: usize = 7 * 3 + 2;
 /// Those that stay between frames: content, stylized image, both moments, freshness.
 const KEPT_VALUES: usize = 4 * 3 + 1;
+/// Those that painting beside frames needs as well: the contents of the last frame and of those that are painted and
+/// shown, the shown paint, and twice the flow, trust and change of a motion.
+const BESIDE_VALUES: usize = 4 * 3 + 2 * 4;
 /// More pixels than any machine has memory for. With them no sum of bytes overflows.
 const MOST_PIXELS: usize = 1 << 40;
 /// Planes that are warped: the residual, both moments, freshness.
@@ -49,7 +52,8 @@ impl Stylizer {
         let values = |count: usize, size| count * pixels(size) * size_of::<f32>();
         // The style is resized plane by plane.
         let styling = values(KEPT_VALUES, size) + values(3, style) + values(1, picture);
-        let images = values(OPTIMIZED_VALUES, size).max(styling) + 3 * pixels(picture);
+        let beside = if self.beside.has_begun() { BESIDE_VALUES } else { 0 };
+        let images = values(OPTIMIZED_VALUES + beside, size).max(styling) + 3 * pixels(picture);
         let motion = if settings.need_motion() { MotionEstimator::memory_for(processor, size) } else { 0 };
         let follows = settings.warm_start == WarmStart::Flow;
         let warp = if follows { Warper::memory_for(size, WARPED_PLANES) } else { 0 };

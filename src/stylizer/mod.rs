@@ -18,7 +18,7 @@ mod style_target;
 mod warm_start;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -30,16 +30,17 @@ pub use warm_start::WarmStart;
 use crate::{
     Error, Result,
     image::{Frame, Image, Picture, fit},
-    motion::{MotionEstimator, Warper},
+    motion::{Motion, MotionEstimator, Warper},
     network::{Layer, Vgg},
     objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
     processor::Processor,
 };
 use costs::Costs;
+use live::beside::Beside;
 use scaler::{Placing, Scaler};
 use schedule::Schedule;
 use style_target::StyleTarget;
-use warm_start::History;
+use warm_start::{History, Painted};
 
 /// Paints frames in the manner of a style image. Each frame starts from the painted one before it.
 ///
@@ -66,7 +67,10 @@ pub struct Stylizer {
     device: Device,
     processor: Processor,
     settings: Settings,
-    objective: Box<dyn Objective>,
+    /// Its steps are computed by threads that leave the cores to those of `processor`.
+    objective: SharedObjective,
+    aside: Processor,
+    beside: Beside,
     style: Option<StyleTarget>,
     estimator: MotionEstimator,
     warper: Warper,
@@ -81,6 +85,9 @@ pub struct Stylizer {
     scenes: u64,
     style_updates: u64,
 }
+
+/// The objective. While steps are taken beside the frames, their thread holds it.
+type SharedObjective = Arc<Mutex<Box<dyn Objective>>>;
 
 /// The result of an optimization.
 struct Optimized {
@@ -102,7 +109,7 @@ pub struct Report {
     pub scene: u64,
     /// The long side, in pixels, of the image that was optimized.
     pub working_size: usize,
-    /// How many steps were taken at the working size.
+    /// How many steps were taken at the working size; beside live frames, those that ended since the last frame.
     pub iterations: u32,
     /// The losses before the last step, 0 if there was none.
     pub losses: Losses,
@@ -110,7 +117,8 @@ pub struct Report {
     pub loss: f64,
     /// How long the frame took.
     pub duration: Duration,
-    /// How long it took apart from its iterations at the working size and from the content's feature maps before them.
+    /// How long it took apart from its iterations at the working size, from the content's feature maps before them, and
+    /// from waiting for both.
     pub other_duration: Duration,
     /// How long one iteration takes, with the content's feature maps: the last one, or longer if some before it did.
     pub iteration_duration: Duration,
@@ -126,7 +134,8 @@ impl Stylizer {
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
     pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let objective = objective::open(weights.clone(), settings.layers.clone(), &device, &processor)?;
+        let aside = processor.beside()?;
+        let objective = objective::open(weights.clone(), settings.layers.clone(), &device, &aside)?;
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
             warper: Warper::new(processor.clone()),
@@ -135,7 +144,9 @@ impl Stylizer {
             device,
             processor,
             settings,
-            objective,
+            objective: Arc::new(Mutex::new(objective)),
+            aside,
+            beside: Beside::default(),
             style: None,
             history: None,
             frame_size: None,
@@ -168,14 +179,14 @@ impl Stylizer {
         if settings.layers != self.settings.layers {
             let size = self.frame_size.map(|frame_size| self.working_size(&settings, frame_size));
             let mut objective =
-                objective::open(self.weights.clone(), settings.layers.clone(), &self.device, &self.processor)?;
+                objective::open(self.weights.clone(), settings.layers.clone(), &self.device, &self.aside)?;
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {
                 style.prepare(objective.as_mut(), size.map_or(long_side, self::long_side))?;
                 self.style_updates += 1;
             }
-            self.objective = objective;
+            *lock(&self.objective) = objective;
             // With other layers everything takes another time.
             self.costs = Costs::default();
         }
@@ -216,7 +227,7 @@ impl Stylizer {
         if let Some(frame_size) = self.frame_size {
             self.check_memory(&self.settings, frame_size, picture_size)?;
             let size = working_size(frame_size, self.settings.working_size, &self.settings.layers, picture_size);
-            style.prepare(self.objective.as_mut(), long_side(size))?;
+            style.prepare(lock(&self.objective).as_mut(), long_side(size))?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
                 style.fade_from(last);
@@ -263,13 +274,14 @@ impl Stylizer {
             self.check_memory(&self.settings, frame_size, self.picture_size())?;
             if self.frame_size.replace(frame_size) != Some(frame_size) {
                 self.history = None;
+                self.beside.reset();
             }
             // At another size everything takes another time.
             self.costs = Costs::default();
             self.note_memory();
         }
         if let Some(style) = self.style.as_mut().filter(|_| style_size != Some(long_side)) {
-            style.prepare(self.objective.as_mut(), long_side)?;
+            style.prepare(lock(&self.objective).as_mut(), long_side)?;
             self.style_updates += 1;
         }
         Ok(())
@@ -285,6 +297,7 @@ impl Stylizer {
         if let Some(history) = &mut self.history {
             history.optimizer.freshen(change);
         }
+        self.beside.freshen(change);
     }
 
     /// Breaks off the painting of frames whenever this interruption is set.
@@ -295,6 +308,7 @@ impl Stylizer {
     /// Forgets all earlier frames: the next one is a first one.
     pub fn reset(&mut self) {
         (self.history, self.frame_size) = (None, None);
+        self.beside.reset();
     }
 
     /// Paints a frame in place.
@@ -308,126 +322,106 @@ impl Stylizer {
     /// [`Error::Interrupted`], after which the next frame is a first one; [`Error::Tensor`] if the device fails. The
     /// frame then stays as it was.
     pub fn stylize(&mut self, frame: &mut Frame) -> Result<Report> {
-        self.paint(frame, None)
+        self.paint(frame)
     }
 
-    /// Paints a frame in a given time: with as many iterations as are likely to fit, at most as many as
-    /// [`stylize`](Self::stylize) takes, and at least one. The picture depends on how fast the machine is.
-    ///
-    /// If `budget` is zero there is no iteration: the frame shows the paint of the last one, moved along. A frame that
-    /// does not start from the last one has an iteration all the same.
-    ///
-    /// A first frame gets no more time than others, and is not painted at smaller sizes first. It is painted roughly,
-    /// and the frames that follow go on with it.
-    ///
-    /// # Errors
-    ///
-    /// As for [`stylize`](Self::stylize).
-    pub fn stylize_within(&mut self, frame: &mut Frame, budget: Duration) -> Result<Report> {
-        self.paint(frame, Some(budget))
-    }
-
-    fn paint(&mut self, frame: &mut Frame, budget: Option<Duration>) -> Result<Report> {
+    fn paint(&mut self, frame: &mut Frame) -> Result<Report> {
         let started = Instant::now();
+        self.finish_beside();
         self.prepare(frame.size())?;
         let size = self.working_size(&self.settings, frame.size());
         let content = self.scaler.content(frame, size)?;
 
         let history = match self.history.take() {
-            Some(history) if history.content.size() != size => Some(history.resized(size)?),
+            Some(history) if history.painted.content.size() != size => Some(history.resized(size)?),
             history => history,
         };
-        let Settings { warm_start, scene_threshold, debug_view, .. } = self.settings;
         let motion = match &history {
-            Some(history) if self.settings.need_motion() => Some(self.estimator.between(&history.content, &content)),
+            Some(history) if self.settings.need_motion() => {
+                Some(self.estimator.between(&history.painted.content, &content))
+            }
             _ => None,
         };
-        let shown_motion = motion.filter(|_| debug_view.shows_motion()).cloned();
-        let is_cut =
-            warm_start != WarmStart::None && motion.is_some_and(|motion| f64::from(motion.novelty) > scene_threshold);
+        let shown_motion = motion.filter(|_| self.settings.debug_view.shows_motion()).cloned();
+        let is_cut = motion.is_some_and(|motion| self.settings.is_cut(motion.novelty));
         let (mut start, mut schedule) = match history {
             Some(history) if !is_cut => {
-                let start = history.start(warm_start, &content, motion, &mut self.warper);
+                let start = history.start(self.settings.warm_start, &content, motion, &mut self.warper);
                 (start, Schedule::following(&self.settings))
             }
             _ => (Start::from(content.clone()), Schedule::first(&self.settings)),
         };
-        // A budget has no time for smaller sizes: the frames that follow refine a rough picture.
         if schedule.is_first()
-            && budget.is_none()
             && let Some(painted) = self.paint_coarsely(&content)?
         {
             (start, schedule) = (painted.into(), Schedule::refining(&self.settings));
         }
-        let is_painted = !schedule.is_first() && warm_start != WarmStart::None;
         let prepared = Instant::now();
-        let optimized = if is_painted && budget == Some(Duration::ZERO) {
-            let Start { image, optimizer, .. } = start;
-            Optimized { image, optimizer, losses: Losses::default(), iterations: 0 }
-        } else {
-            self.objective.set_content(&content)?;
-            self.costs.content_took(prepared.elapsed());
-            self.optimize(start, schedule, budget.map(|budget| (started, budget)))?
-        };
-        let Optimized { image, optimizer, losses, iterations } = optimized;
+        lock(&self.objective).set_content(&content)?;
+        self.costs.content_took(prepared.elapsed());
+        let Optimized { image, optimizer, losses, iterations } = self.optimize(start, schedule)?;
         let optimized = Instant::now();
-        // Detail comes from the frame at its full size, paint from the working size.
-        let (picture, placing) = match debug_view.picture(shown_motion.as_ref(), &content, &image) {
-            Some(picture) => (picture, Placing::Instead),
-            None => (image.minus(&content), Placing::Onto(self.settings.strength as f32)),
-        };
-        self.scaler.place(&picture, placing, frame)?;
-        self.costs.composition_took(optimized.elapsed());
-        self.history = Some(History { content, stylized: image, optimizer });
+        self.show(frame, &content, &image, shown_motion.as_ref())?;
+        self.history = Some(History { painted: Painted { content, stylized: image }, optimizer });
         self.scenes += u64::from(schedule.is_first());
+        let other = started.elapsed() - (optimized - prepared);
+        Ok(self.report(started, other, size, iterations, losses))
+    }
 
-        let report = Report {
-            frame: self.frames,
-            scene: self.scenes - 1,
-            working_size: size.0.max(size.1),
+    /// Puts paint on a frame: detail comes from the frame at its full size, paint from the working size.
+    fn show(&mut self, frame: &mut Frame, content: &Image, image: &Image, motion: Option<&Motion>) -> Result<()> {
+        let (picture, placing) = match self.settings.debug_view.picture(motion, content, image) {
+            Some(picture) => (picture, Placing::Instead),
+            None => (image.minus(content), Placing::Onto(self.settings.strength as f32)),
+        };
+        self.scaler.place(&picture, placing, frame)
+    }
+
+    /// Counts a frame, and reports on it.
+    fn report(
+        &mut self,
+        started: Instant,
+        other_duration: Duration,
+        size: (usize, usize),
+        iterations: u32,
+        losses: Losses,
+    ) -> Report {
+        let frame = self.frames;
+        self.frames += 1;
+        Report {
+            frame,
+            scene: self.scenes.saturating_sub(1),
+            working_size: long_side(size),
             iterations,
             losses,
             loss: losses.weighted(&self.settings.loss_weights()),
             duration: started.elapsed(),
-            other_duration: started.elapsed() - (optimized - prepared),
+            other_duration,
             iteration_duration: self.costs.one_iteration(),
             style_updates: self.style_updates,
-        };
-        self.frames += 1;
-        Ok(report)
+        }
     }
 
-    /// Takes the steps of the schedule. With a budget, which comes with the time at which the frame began, it takes steps
-    /// after the first only while there is time.
-    fn optimize(&mut self, start: Start, schedule: Schedule, budget: Option<(Instant, Duration)>) -> Result<Optimized> {
+    /// Takes all steps of the schedule.
+    fn optimize(&mut self, start: Start, schedule: Schedule) -> Result<Optimized> {
         let weights = self.settings.loss_weights();
-        let mut optimization = self.objective.optimize(start)?;
+        let mut objective = lock(&self.objective);
+        let mut optimization = objective.optimize(start)?;
         let began = Instant::now();
-        let mut iterations = 0;
-        while iterations < schedule.iterations {
+        for iteration in 0..schedule.iterations {
             self.interruption.check()?;
-            let step_began = Instant::now();
-            if let Some((frame_began, budget)) = budget
-                && iterations > 0
-                && !self.costs.allow_iteration(frame_began.elapsed(), budget)
-            {
-                break;
-            }
-            optimization.step(schedule.step_length(iterations), &weights)?;
-            iterations += 1;
-            if budget.is_some() {
-                // Only a step that is waited for tells how long it takes.
-                optimization.losses()?;
-                self.costs.iteration_took(step_began.elapsed());
-            }
+            optimization.step(schedule.step_length(iteration), &weights)?;
         }
         let losses = optimization.losses()?;
-        if budget.is_none() {
-            self.costs.iteration_took(began.elapsed() / iterations.max(1));
-        }
+        self.costs.iteration_took(began.elapsed() / schedule.iterations);
         let (image, optimizer) = optimization.finish()?;
-        Ok(Optimized { image, optimizer, losses, iterations })
+        Ok(Optimized { image, optimizer, losses, iterations: schedule.iterations })
     }
+}
+
+/// Waits for the objective.
+fn lock(objective: &Mutex<Box<dyn Objective>>) -> MutexGuard<'_, Box<dyn Objective>> {
+    objective.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The size at which frames are optimized, with a style picture of this size, 0 if there is none. The setting is raised

@@ -103,6 +103,11 @@ impl Settings {
         needed || self.debug_view.shows_motion()
     }
 
+    /// Whether frames of this novelty begin a new scene.
+    pub(super) fn is_cut(&self, novelty: f32) -> bool {
+        self.warm_start != WarmStart::None && f64::from(novelty) > self.scene_threshold
+    }
+
     /// How different the loss is with other settings: from 0, the same, to 1.
     pub(super) fn distance(&self, other: &Self) -> f32 {
         if self.layers != other.layers {

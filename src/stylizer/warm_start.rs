@@ -33,11 +33,62 @@ pub enum WarmStart {
     Flow,
 }
 
-/// What the next frame starts from.
-pub(super) struct History {
+/// A frame and what was painted on it.
+#[derive(Clone)]
+pub(super) struct Painted {
     pub(super) content: Image,
     pub(super) stylized: Image,
+}
+
+/// What the next frame starts from.
+pub(super) struct History {
+    pub(super) painted: Painted,
     pub(super) optimizer: Adam,
+}
+
+impl Painted {
+    /// The paint, moved along the motion since, on the content of another frame. Without motion it stays in its place.
+    pub(super) fn moved(
+        &self,
+        warm_start: WarmStart,
+        content: &Image,
+        motion: Option<&Motion>,
+        warper: &mut Warper,
+    ) -> Image {
+        match (warm_start, motion) {
+            (WarmStart::Previous, _) => self.stylized.clone(),
+            (WarmStart::Flow, Some(motion)) => {
+                let mut residual = self.residual();
+                warper.warp(&motion.flow, &mut [residual.data_mut()]);
+                self.paint_edges(&mut residual, motion);
+                residual.on(content, 1.0)
+            }
+            _ => self.residual().on(content, 1.0),
+        }
+    }
+
+    fn residual(&self) -> Image {
+        self.stylized.minus(&self.content)
+    }
+
+    /// Pixels that come into the picture from outside take the residual that was in their place.
+    fn paint_edges(&self, residual: &mut Image, motion: &Motion) {
+        let outside: Vec<(usize, f32)> = (0..motion.trust.len())
+            .map(|pixel| (pixel, motion.flow.share_outside(pixel)))
+            .filter(|(_, share)| *share > 0.0)
+            .collect();
+        let standing = self.stylized.planes().zip(self.content.planes());
+        for (plane, (stylized, content)) in residual.planes_mut().into_iter().zip(standing) {
+            for &(n, share) in &outside {
+                plane[n] += share * (stylized[n] - content[n] - plane[n]);
+            }
+        }
+    }
+
+    /// The same at another working size.
+    pub(super) fn resized(&self, (width, height): (usize, usize)) -> Result<Self> {
+        Ok(Self { content: self.content.resized(width, height)?, stylized: self.stylized.resized(width, height)? })
+    }
 }
 
 impl History {
@@ -55,7 +106,7 @@ impl History {
             (WarmStart::None, _) => return Start::from(content.clone()),
             (WarmStart::Previous, _) => {
                 self.optimizer.renew(STANDING);
-                return Start { image: self.stylized, optimizer: self.optimizer, trust: None };
+                return Start { image: self.painted.stylized, optimizer: self.optimizer, trust: None };
             }
             (WarmStart::Flow, Some(motion)) => {
                 trust = Some(motion.trust.clone());
@@ -63,39 +114,23 @@ impl History {
             }
             (WarmStart::Residual | WarmStart::Flow, _) => {
                 self.optimizer.renew(STANDING);
-                self.residual()
+                self.painted.residual()
             }
         };
         Start { image: residual.on(content, 1.0), optimizer: self.optimizer, trust }
     }
 
-    /// The residual of the last frame.
-    fn residual(&self) -> Image {
-        self.stylized.minus(&self.content)
-    }
-
     /// The residual, warped to where things are now, along with the state of the optimizer.
     ///
-    /// Pixels that come into the picture from outside take the residual that was in their place. Elsewhere the residual
-    /// is warped even where the flow is not trusted: most of that flow is right, only unproven, and wrong paint is still
-    /// nearer to the minimum than no paint. There the first moment is cleared, since it is the direction of another
-    /// thing, and the paint counts as new. The second moment stays, since it scales the steps: without it the next ones
-    /// would be twice as long as all others.
+    /// The residual is warped even where the flow is not trusted: most of that flow is right, only unproven, and wrong
+    /// paint is still nearer to the minimum than no paint. There the first moment is cleared, since it is the direction
+    /// of another thing, and the paint counts as new. The second moment stays, since it scales the steps: without it the
+    /// next ones would be twice as long as all others.
     fn moved_residual(&mut self, motion: &Motion, warper: &mut Warper) -> Image {
-        let mut residual = self.residual();
+        let mut residual = self.painted.residual();
+        let pixels = motion.trust.len();
         let Memory { first_moment, second_moment, freshness } = self.optimizer.memory();
         warper.warp(&motion.flow, &mut [residual.data_mut(), first_moment, second_moment, freshness]);
-        let pixels = motion.trust.len();
-        let outside: Vec<(usize, f32)> = (0..pixels)
-            .map(|pixel| (pixel, motion.flow.share_outside(pixel)))
-            .filter(|(_, share)| *share > 0.0)
-            .collect();
-        let standing = self.stylized.planes().zip(self.content.planes());
-        for (plane, (stylized, content)) in residual.planes_mut().into_iter().zip(standing) {
-            for &(n, share) in &outside {
-                plane[n] += share * (stylized[n] - content[n] - plane[n]);
-            }
-        }
         for plane in first_moment.chunks_exact_mut(pixels) {
             plane.iter_mut().zip(&motion.trust).for_each(|(value, trust)| *value *= trust);
         }
@@ -105,16 +140,13 @@ impl History {
             let kept = trust * (1.0 - wear(motion, n));
             *freshness = 1.0 - kept * (1.0 - freshness.clamp(0.0, 1.0));
         }
+        self.painted.paint_edges(&mut residual, motion);
         residual
     }
 
     /// The history at another working size.
-    pub(super) fn resized(&self, (width, height): (usize, usize)) -> Result<Self> {
-        Ok(Self {
-            content: self.content.resized(width, height)?,
-            stylized: self.stylized.resized(width, height)?,
-            optimizer: Adam::new(width * height),
-        })
+    pub(super) fn resized(&self, size: (usize, usize)) -> Result<Self> {
+        Ok(Self { painted: self.painted.resized(size)?, optimizer: Adam::new(size.0 * size.1) })
     }
 }
 
@@ -144,13 +176,13 @@ mod tests {
 
     fn history(content: Image, stylized: Image) -> History {
         let optimizer = Adam::new(content.width() * content.height());
-        History { content, stylized, optimizer }
+        History { painted: Painted { content, stylized }, optimizer }
     }
 
     fn start(history: History, warm_start: WarmStart, content: &Image) -> Start {
         let processor = Processor::detect(1).unwrap();
         let mut estimator = MotionEstimator::new(processor.clone());
-        let motion = estimator.between(&history.content, content);
+        let motion = estimator.between(&history.painted.content, content);
         history.start(warm_start, content, Some(motion), &mut Warper::new(processor))
     }
 

@@ -2,7 +2,8 @@
 
 //! Painting live: a frame has to be done before the next one comes, whatever the machine and whatever changes.
 //!
-//! * [`Stylizer::stylize_within`] takes as many iterations as fit into the time for a frame.
+//! * [`Stylizer::stylize_beside`] takes the steps beside the frames, which do not wait for them.
+//!   [`Stylizer::stylize_within`] waits for as many as fit into the time for a frame.
 //! * A style, layers or a working size other than those in use take longer to prepare than a frame lasts. A
 //!   [`Preparation`] does that on another thread, and [`Prepared::install`] puts its result into use between two frames.
 //! * [`set_style_share`] fades from one style to the next.
@@ -26,18 +27,20 @@
 //!     if let Some(thread) = thread.take_if(|thread| thread.is_finished()) {
 //!         thread.join().expect("it does not panic")?.install(&mut stylizer)?;
 //!     }
-//!     stylizer.stylize_within(&mut frame, budget)?;
+//!     stylizer.stylize_beside(&mut frame, budget)?;
 //! }
 //! # Ok(())
 //! # }
 //! ```
 
+pub(super) mod beside;
+mod painting;
 mod preparation;
 mod size_chooser;
 
 use std::time::Duration;
 
-use super::Stylizer;
+use super::{Stylizer, lock};
 use crate::Result;
 
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
@@ -50,11 +53,22 @@ pub use size_chooser::SizeChooser;
 ///
 /// [`Error::Tensor`](crate::Error::Tensor) if the device fails.
 pub fn warm_up(stylizer: &mut Stylizer) -> Result<Duration> {
-    let duration = preparation::warm_up(stylizer.objective.as_mut())?;
+    let duration = preparation::warm_up(lock(&stylizer.objective).as_mut())?;
     if let Some(style) = stylizer.style.as_ref().filter(|style| style.long_side().is_some()) {
-        style.install(stylizer.objective.as_mut())?;
+        style.install(lock(&stylizer.objective).as_mut())?;
     }
     Ok(duration)
+}
+
+/// Whether steps are being taken beside the frames. Until they end, all but [`Stylizer::stylize_beside`], and
+/// [`Stylizer::set_settings`] if only weights, numbers of iterations and the like change, waits for them.
+pub fn is_at_work(stylizer: &Stylizer) -> bool {
+    stylizer.beside.is_at_work()
+}
+
+/// Lets no more steps begin beside the frames, or does again: while frames come, there is hardly a moment without.
+pub fn rest(stylizer: &mut Stylizer, rests: bool) {
+    stylizer.beside.set_rest(rests);
 }
 
 /// Fades from one style to the next: from the next frame on, the target is a mixture of the Gram matrices of the style
@@ -67,7 +81,7 @@ pub fn warm_up(stylizer: &mut Stylizer) -> Result<Duration> {
 /// [`Error::Tensor`](crate::Error::Tensor) if the device fails.
 pub fn set_style_share(stylizer: &mut Stylizer, share: f64) -> Result<()> {
     if let Some(style) = &mut stylizer.style
-        && style.set_share(stylizer.objective.as_mut(), share.clamp(0.0, 1.0))?
+        && style.set_share(lock(&stylizer.objective).as_mut(), share.clamp(0.0, 1.0))?
     {
         stylizer.freshen_paint(1.0);
     }

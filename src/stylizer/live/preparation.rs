@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::super::{
-    Interruption, Settings, Stylizer, long_side, memory::available, style_target::StyleTarget, working_size,
+    Interruption, Settings, Stylizer, lock, long_side, memory::available, style_target::StyleTarget, working_size,
 };
 use crate::{
     Error, Result,
@@ -63,7 +63,7 @@ impl Preparation {
         Ok(stylizer.frame_size.map(|frame_size| Self {
             weights: stylizer.weights.clone(),
             device: stylizer.device.clone(),
-            processor: stylizer.processor.clone(),
+            processor: stylizer.aside.clone(),
             has_new_layers: layers != stylizer.settings.layers,
             layers,
             working_size: settings.working_size,
@@ -151,8 +151,8 @@ impl Prepared {
         let settings = Settings { layers, working_size, ..stylizer.settings.clone() };
         stylizer.check(&settings)?;
         match objective {
-            Some(objective) => stylizer.objective = objective,
-            None => style.install(stylizer.objective.as_mut())?,
+            Some(objective) => *lock(&stylizer.objective) = objective,
+            None => style.install(lock(&stylizer.objective).as_mut())?,
         }
         if let Some(last) = stylizer.style.as_ref().filter(|_| !has_new_layers) {
             style.fade_from(last);

@@ -7,15 +7,21 @@ use crate::image::fit;
 
 /// The sizes to choose from, each with about one and a half times the pixels of the one before.
 const LADDER: [u32; 12] = [64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024];
-/// How many times as long as an iteration a frame with one iteration takes, before any was measured: the rest is the
-/// content's feature maps, the motion, and resizing.
-const FRAME: f64 = 2.0;
+/// How many times as long as at the warm-up an iteration takes beside frames, before any was measured: the content's
+/// feature maps belong to it, and it gives way to the frames.
+const BESIDE: f64 = 2.0;
 
-/// The share of its budget that a frame with one iteration should take at the chosen size.
-const AIM: f64 = 0.7;
-/// Above this share another size is chosen.
-const TOO_MUCH: f64 = 1.0;
-/// How many frames are looked at together, and how many of them may take longer than the share that counts.
+/// The least size at which strokes are told from blur.
+const PAINTED: u32 = 256;
+/// The longest time, in seconds, that an iteration should take up to that size, so that new things are painted within a
+/// second, and above it, where more iterations are worth more than more pixels until each frame has one.
+const LONGEST: f64 = 0.25;
+const LONGEST_ABOVE: f64 = 0.04;
+/// The longest share of its budget that a frame should take without iterations.
+const LARGEST_SHARE: f64 = 0.7;
+/// When these are exceeded by this factor another size is chosen.
+const TOO_MUCH: f64 = 1.4;
+/// How many frames are looked at together, and how many of them may take longer than the time that counts.
 const WINDOW: usize = 50;
 const OUTLIERS: usize = 5;
 /// How many windows in a row have to allow a larger size before it is chosen, at first and at most. The number doubles
@@ -23,7 +29,8 @@ const OUTLIERS: usize = 5;
 const PATIENCE: u32 = 2;
 const MOST_PATIENCE: u32 = 64;
 
-/// Chooses the working size for frames with a budget: the largest at which one iteration fits well into it.
+/// Chooses the working size for frames of a live source: one at which the picture looks painted if the machine takes a
+/// few iterations a second of it, then the largest at which each frame has one.
 ///
 /// It changes rarely, because the size of the strokes changes with it.
 #[derive(Debug)]
@@ -32,8 +39,9 @@ pub struct SizeChooser {
     rung: usize,
     /// The index of the smallest size that is at least the frame's.
     top: usize,
-    /// The shares of its budget that one iteration and everything else took, for each frame of the window.
-    shares: Vec<(f64, f64)>,
+    /// How long, in seconds, an iteration and everything else took, for each frame of the window.
+    iterations: Vec<f64>,
+    rests: Vec<f64>,
     /// How many windows in a row allowed a larger size.
     calm: u32,
     patience: u32,
@@ -42,15 +50,16 @@ pub struct SizeChooser {
 }
 
 impl SizeChooser {
-    /// Chooses a size for frames of `frame_size` pixels with a budget, from the time that one iteration takes of an image
-    /// of [`WARM_UP_SIZE`], which [`warm_up`](super::warm_up) returns.
-    pub fn new(iteration: Duration, budget: Duration, frame_size: (usize, usize)) -> Self {
+    /// Chooses a size for frames of `frame_size` pixels, from the time that one iteration takes of an image of
+    /// [`WARM_UP_SIZE`], which [`warm_up`](super::warm_up) returns.
+    pub fn new(iteration: Duration, frame_size: (usize, usize)) -> Self {
         let pixels = |(width, height)| (width * height) as f64;
-        let share = FRAME * iteration.as_secs_f64() / budget.as_secs_f64();
-        let rung = largest(AIM, |side| share * pixels(fit(frame_size, side as usize)) / pixels(WARM_UP_SIZE));
+        let seconds = BESIDE * iteration.as_secs_f64() / pixels(WARM_UP_SIZE);
+        let rung = largest(1.0, |side| seconds * pixels(fit(frame_size, side as usize)));
         let long_side = frame_size.0.max(frame_size.1);
         let top = LADDER.iter().position(|&side| side as usize >= long_side).unwrap_or(LADDER.len() - 1);
-        Self { rung: rung.min(top), top, shares: Vec::new(), calm: 0, patience: PATIENCE, has_grown: false }
+        let (iterations, rests) = (Vec::new(), Vec::new());
+        Self { rung: rung.min(top), top, iterations, rests, calm: 0, patience: PATIENCE, has_grown: false }
     }
 
     /// The chosen working size, from 64 to 1024 pixels on the long side.
@@ -58,35 +67,36 @@ impl SizeChooser {
         LADDER[self.rung]
     }
 
-    /// Learns from a frame that was optimized at `size` how long an iteration and everything else took. Returns whether
-    /// it chose another size.
+    /// Learns from a frame that was optimized at `size` how long an iteration and everything else took, of which the
+    /// latter has a `budget`. Returns whether it chose another size.
     ///
     /// They are [`working_size`](crate::stylizer::Report::working_size),
     /// [`iteration_duration`](crate::stylizer::Report::iteration_duration) and
     /// [`other_duration`](crate::stylizer::Report::other_duration) of the frame's report.
     pub fn observe(&mut self, size: usize, iteration: Duration, rest: Duration, budget: Duration) -> bool {
-        let share = |duration: Duration| duration.as_secs_f64() / budget.as_secs_f64();
-        self.shares.push((share(iteration), share(rest)));
-        if self.shares.len() < WINDOW {
+        self.iterations.push(iteration.as_secs_f64());
+        self.rests.push(rest.as_secs_f64() / budget.as_secs_f64());
+        if self.rests.len() < WINDOW {
             return false;
         }
-        self.shares.sort_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1)));
-        let (iteration, rest) = self.shares[WINDOW - 1 - OUTLIERS];
-        self.shares.clear();
+        let [iteration, rest] = [&mut self.iterations, &mut self.rests].map(|values| {
+            values.sort_by(f64::total_cmp);
+            let slow = values[WINDOW - 1 - OUTLIERS];
+            values.clear();
+            slow
+        });
         let last = self.rung;
-        // Most of the rest depends on the size of the frame, which does not change. If it leaves little time, iterations
-        // may take half of what is left.
-        let aim = AIM.max(0.5 * (rest + TOO_MUCH));
-        let possible = largest(aim, |side| rest + iteration * (f64::from(side) / size as f64).powi(2)).min(self.top);
-        if iteration + rest > TOO_MUCH {
-            // Without time even for the rest, a smaller size may help or not.
-            let smaller = last.saturating_sub(1);
-            self.rung = if rest < TOO_MUCH { possible.min(smaller) } else { smaller };
+        let possible = |factor| {
+            let seconds = |side| iteration * (f64::from(side) / size as f64).powi(2);
+            if rest > factor * LARGEST_SHARE { 0 } else { largest(factor, seconds).min(self.top) }
+        };
+        if possible(TOO_MUCH) < last {
+            self.rung = if rest > TOO_MUCH * LARGEST_SHARE { last - 1 } else { possible(1.0).min(last - 1) };
             if std::mem::take(&mut self.has_grown) {
                 self.patience = (2 * self.patience).min(MOST_PATIENCE);
             }
             self.calm = 0;
-        } else if possible > last {
+        } else if possible(1.0) > last {
             self.calm += 1;
             if self.calm >= self.patience {
                 // One step at a time: a part of the rest grows with the size.
@@ -99,9 +109,10 @@ impl SizeChooser {
     }
 }
 
-/// The index of the largest size in [`LADDER`] whose share of the budget is at most `aim`.
-fn largest(aim: f64, share: impl Fn(u32) -> f64) -> usize {
-    LADDER.iter().rposition(|&side| share(side) <= aim).unwrap_or(0)
+/// The index of the largest size in [`LADDER`] at which an iteration exceeds its longest time by at most this factor.
+fn largest(factor: f64, seconds: impl Fn(u32) -> f64) -> usize {
+    let longest = |side| if side <= PAINTED { LONGEST } else { LONGEST_ABOVE };
+    LADDER.iter().rposition(|&side| seconds(side) <= factor * longest(side)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -123,68 +134,60 @@ mod tests {
     }
 
     fn chooser(iteration: u64) -> SizeChooser {
-        SizeChooser::new(Duration::from_micros(iteration), BUDGET, (1280, 720))
+        SizeChooser::new(Duration::from_micros(iteration), (1280, 720))
     }
 
     #[test]
     fn the_first_size_is_that_of_the_machine() {
-        for (iteration, size) in [(1_000, 384), (5_000, 192), (10_000, 128), (14_000, 128), (100_000, 64)] {
+        for (iteration, size) in
+            [(1_000, 512), (3_000, 320), (5_000, 256), (31_000, 256), (40_000, 192), (1_000_000, 64)]
+        {
             assert_eq!(chooser(iteration).size(), size, "{iteration}");
         }
-        let upright = SizeChooser::new(Duration::from_millis(5), BUDGET, (720, 1280));
-        assert_eq!(upright.size(), 192);
-        let mut small = SizeChooser::new(Duration::from_millis(1), BUDGET, (200, 100));
+        let upright = SizeChooser::new(Duration::from_millis(5), (720, 1280));
+        assert_eq!(upright.size(), 256);
+        let mut small = SizeChooser::new(Duration::from_millis(1), (200, 100));
         assert_eq!(small.size(), 256);
         assert_eq!(watch(&mut small, 1, (0, 0), 20 * WINDOW), 0);
     }
 
     #[test]
-    fn the_size_comes_to_what_holds_the_rate_and_stays() {
-        for (guess, each, rest_each, fixed) in [
-            (1_000, 1_000, 0, 5_000),
-            (100_000, 1_000, 0, 5_000),
-            (10_000, 300, 0, 20_000),
+    fn the_size_comes_to_what_the_machine_can_do_and_stays() {
+        for (guess, each, rest_each, fixed, size) in [
+            (1_000, 1_000, 0, 5_000, 256),
+            (100_000, 1_000, 0, 5_000, 256),
+            (5_000, 300, 0, 20_000, 384),
+            (5_000, 10_000, 0, 5_000, 192),
             // Where the rest is most, and grows with the size.
-            (10_000, 30, 100, 4_000),
-            (10_000, 50, 100, 10_000),
-            // Where the frame alone leaves little time.
-            (10_000, 700, 0, 30_000),
-            (100_000, 700, 0, 34_000),
+            (10_000, 30, 400, 4_000, 384),
+            // Where the frame alone takes too long.
+            (10_000, 700, 0, 50_000, 64),
         ] {
             let mut chooser = chooser(guess);
             watch(&mut chooser, each, (rest_each, fixed), 100 * WINDOW);
-            let size = u64::from(chooser.size());
-            let share = |size: u64| (fixed + (each + rest_each) * size * size * 9 / 16 / 1000) as f64 / 40_000.0;
-            assert!(share(size) <= TOO_MUCH, "{guess}: {size}");
-            assert!(share(2 * size) > AIM, "{guess}: {size}");
+            assert_eq!(chooser.size(), size, "{guess} {each} {rest_each} {fixed}");
             assert_eq!(watch(&mut chooser, each, (rest_each, fixed), 100 * WINDOW), 0, "{guess} {each} {fixed}");
         }
     }
 
     #[test]
     fn a_busy_machine_gets_a_smaller_size_and_then_a_larger_one_again() {
-        let mut chooser = chooser(5_000);
-        assert_eq!(chooser.size(), 192);
-        assert_eq!(watch(&mut chooser, 1_000, (0, 2_000), 10 * WINDOW), 0);
+        let mut chooser = chooser(2_000);
+        assert_eq!(chooser.size(), 384);
+        assert_eq!(watch(&mut chooser, 400, (0, 2_000), 10 * WINDOW), 0);
         watch(&mut chooser, 3_000, (0, 6_000), 10 * WINDOW);
-        assert!(chooser.size() < 192);
-        watch(&mut chooser, 1_000, (0, 2_000), 20 * WINDOW);
-        assert_eq!(chooser.size(), 192);
-    }
-
-    #[test]
-    fn without_time_for_iterations_the_size_is_the_smallest() {
-        let mut chooser = chooser(10_000);
-        watch(&mut chooser, 100, (0, 41_000), 20 * WINDOW);
-        assert_eq!(chooser.size(), 64);
+        assert_eq!(chooser.size(), 256);
+        watch(&mut chooser, 400, (0, 2_000), 20 * WINDOW);
+        assert_eq!(chooser.size(), 384);
     }
 
     #[test]
     fn some_slow_frames_change_nothing() {
         let mut chooser = chooser(5_000);
         for frame in 0..10 * WINDOW {
-            let milliseconds = if frame % 12 == 0 { 200 } else { 25 };
-            assert!(!chooser.observe(192, Duration::from_millis(milliseconds), Duration::ZERO, BUDGET));
+            let milliseconds = if frame % 12 == 0 { 2000 } else { 45 };
+            let duration = Duration::from_millis(milliseconds);
+            assert!(!chooser.observe(256, duration, duration / 2, BUDGET));
         }
     }
 
@@ -194,7 +197,7 @@ mod tests {
         let mut chooser = chooser(5_000);
         let mut changes = 0;
         for _ in 0..1000 * WINDOW {
-            let milliseconds = if chooser.size() > 160 { 60 } else { 10 };
+            let milliseconds = if chooser.size() > 320 { 90 } else { 10 };
             let iteration = Duration::from_millis(milliseconds);
             changes += usize::from(chooser.observe(chooser.size() as usize, iteration, Duration::ZERO, BUDGET));
         }
