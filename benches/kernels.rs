@@ -8,8 +8,8 @@ use divan::{Bencher, counter::ItemsCount};
 use gstneuralstyle::{
     Processor,
     image::Image,
-    network::{Layer, Pooling, Vgg, parse_layers},
-    objective::{self, Device, LossLayers, LossWeights, StepLength},
+    network::{Layer, Pooling, Vgg},
+    objective::{self, Device, LossWeights, StepLength},
     processor::{
         self, Engine, Kind, LANES, Lanes,
         kernels::{
@@ -17,6 +17,7 @@ use gstneuralstyle::{
             Shape,
         },
     },
+    stylizer::Settings,
 };
 
 /// Calls a function with the backend of a kind of instructions.
@@ -215,17 +216,13 @@ fn amx_peak(bencher: Bencher, threads: usize) {
 
 #[divan::bench(args = kinds())]
 fn iteration(bencher: Bencher, kind: Kind) {
-    let layers = LossLayers {
-        content_layers: parse_layers("relu3_3").unwrap(),
-        style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
-        pooling: Pooling::Max,
-    };
+    let layers = Settings::default().layers;
     let processor = Processor::new(kind, 0).unwrap();
     let mut objective = objective::open(VGG.clone(), layers, &Device::Cpu, &processor).unwrap();
     let grams = objective.grams(&image(3)).unwrap();
     objective.set_style(&grams).unwrap();
     objective.set_content(&image(5)).unwrap();
-    let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 0.0 };
+    let weights = LossWeights::new(1.0, 10.0).with_total_variation(3.0);
     let mut optimization = objective.optimize(image(1).into()).unwrap();
-    bencher.bench_local(|| optimization.step(StepLength { base: 8.0, fresh: 0.0 }, &weights).unwrap());
+    bencher.bench_local(|| optimization.step(StepLength::new(8.0, 0.0), &weights).unwrap());
 }

@@ -110,7 +110,7 @@ fn bench(
     const MEASURED: usize = 20;
     let settings = Settings::default();
     let weights = settings.loss_weights();
-    let length = StepLength { base: settings.learning_rate as f32, fresh: 0.0 };
+    let length = StepLength::new(settings.learning_rate as f32, 0.0);
     let processor = Processor::with_precision(threads, precision)?;
     let vgg = match network {
         Network::Vgg16 => Vgg::built_in()?,

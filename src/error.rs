@@ -229,11 +229,3 @@ pub enum Error {
 fn gigabytes(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
-
-// Hidden, as which version of candle computes the tensors is no part of the interface.
-#[doc(hidden)]
-impl From<candle_core::Error> for Error {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Tensor(error.into())
-    }
-}

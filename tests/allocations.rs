@@ -10,9 +10,10 @@ use std::{
 use gstneuralstyle::{
     Processor,
     image::Image,
-    network::{Pooling, Vgg, parse_layers},
-    objective::{self, Device, LossLayers, LossWeights, Start, StepLength},
+    network::Vgg,
+    objective::{self, Device, LossWeights, Start, StepLength},
     processor,
+    stylizer::Settings,
 };
 
 struct Counting;
@@ -38,14 +39,10 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn iterations_allocate_nothing() {
-    let layers = LossLayers {
-        content_layers: parse_layers("relu3_3").unwrap(),
-        style_layers: parse_layers("relu1_2, relu2_2, relu3_3, relu4_3").unwrap(),
-        pooling: Pooling::Max,
-    };
+    let layers = Settings::default().layers;
     let (content, image) = (Image::filled(70, 50, 90.0), Image::filled(70, 50, 120.0));
-    let weights = LossWeights { content: 1.0, style: 10.0, total_variation: 3.0, temporal: 30.0 };
-    let length = StepLength { base: 1.0, fresh: 2.0 };
+    let weights = LossWeights::new(1.0, 10.0).with_total_variation(3.0).with_temporal(30.0);
+    let length = StepLength::new(1.0, 2.0);
     let networks = [Vgg::built_in().unwrap(), Vgg::light().unwrap()];
     for (vgg, kind) in networks.iter().flat_map(|vgg| processor::available().map(move |kind| (vgg, kind))) {
         let processor = Processor::new(kind, 2).unwrap();
@@ -57,7 +54,8 @@ fn iterations_allocate_nothing() {
         objective.set_content(&content).unwrap();
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "{kind:?}");
 
-        let start = Start { trust: Some(vec![0.5; 70 * 50]), ..image.clone().into() };
+        let mut start = Start::from(image.clone());
+        start.trust = Some(vec![0.5; 70 * 50]);
         let mut optimization = objective.optimize(start).unwrap();
         optimization.step(length, &weights).unwrap();
         let before = ALLOCATIONS.load(Ordering::Relaxed);

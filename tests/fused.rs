@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use gstneuralstyle::{
     Processor,
     image::Image,
@@ -18,7 +18,7 @@ use gstneuralstyle::{
 
 static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Vgg::built_in().unwrap());
 
-const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.0, temporal: 0.0 };
+const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0);
 
 /// Smooth waves of colour with noise on them.
 fn picture((width, height): (usize, usize), seed: u32) -> Image {
@@ -35,7 +35,7 @@ fn picture((width, height): (usize, usize), seed: u32) -> Image {
 }
 
 fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
-    LossLayers { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
+    LossLayers::new(parse_layers(content).unwrap(), parse_layers(style).unwrap(), pooling)
 }
 
 fn open(layers: LossLayers, processor: Processor) -> Box<dyn Objective> {
@@ -97,14 +97,8 @@ fn check(size: (usize, usize), layers: &LossLayers) {
 }
 
 fn check_weights(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
-    let mut reference = ReferenceObjective::new(
-        weights.clone(),
-        layers.clone(),
-        &candle_core::Device::Cpu,
-        DType::F32,
-        Processor::detect(1).unwrap(),
-    )
-    .unwrap();
+    let processor = Processor::detect(1).unwrap();
+    let mut reference = ReferenceObjective::new(weights.clone(), layers.clone(), processor).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     for kind in processor::available() {
         let mut fused =

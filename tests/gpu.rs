@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, LazyLock};
 
-use candle_core::DType;
 use gstneuralstyle::{
     Error, Processor,
     gpu::{AdapterChoice, Gpu, adapters},
@@ -29,7 +28,7 @@ static GPU: LazyLock<Arc<Gpu>> = LazyLock::new(|| {
     gpu
 });
 
-const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.5, temporal: 20.0 };
+const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0).with_total_variation(0.5).with_temporal(20.0);
 
 /// Smooth waves of colour with noise on them.
 fn picture((width, height): (usize, usize), seed: u32) -> Image {
@@ -46,7 +45,7 @@ fn picture((width, height): (usize, usize), seed: u32) -> Image {
 }
 
 fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
-    LossLayers { content_layers: parse_layers(content).unwrap(), style_layers: parse_layers(style).unwrap(), pooling }
+    LossLayers::new(parse_layers(content).unwrap(), parse_layers(style).unwrap(), pooling)
 }
 
 fn default_layers(pooling: Pooling) -> LossLayers {
@@ -83,8 +82,7 @@ fn tolerance() -> f64 {
 
 fn check(size: (usize, usize), layers: &LossLayers) {
     let processor = Processor::detect(1).unwrap();
-    let cpu = candle_core::Device::Cpu;
-    let mut reference = ReferenceObjective::new(VGG.clone(), layers.clone(), &cpu, DType::F32, processor).unwrap();
+    let mut reference = ReferenceObjective::new(VGG.clone(), layers.clone(), processor).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
     let (losses, gradient) = evaluate(&mut gpu_objective(layers), size);
     let error = distance(gradient.data(), expected_gradient.data());
@@ -153,17 +151,20 @@ fn no_layers_no_gradient() {
 fn optimize(objective: &mut dyn Objective, size: (usize, usize)) -> (Image, Losses) {
     evaluate(objective, size);
     let trust = (0..size.0 * size.1).map(|n| f32::from(n % size.0 < size.0 / 2)).collect();
-    let start = Start { trust: Some(trust), ..Start::from(picture(size, 3)) };
+    let mut start = Start::from(picture(size, 3));
+    start.trust = Some(trust);
     let mut optimization = objective.optimize(start).unwrap();
     assert_eq!(optimization.losses().unwrap(), Losses::default());
     for _ in 0..3 {
-        optimization.step(StepLength { base: 1.0, fresh: 4.0 }, &WEIGHTS).unwrap();
+        optimization.step(StepLength::new(1.0, 4.0), &WEIGHTS).unwrap();
     }
     let losses = optimization.losses().unwrap();
     let (image, optimizer) = optimization.finish().unwrap();
     // It goes on where it was, in one part or in two.
-    let mut optimization = objective.optimize(Start { image, optimizer, trust: None }).unwrap();
-    optimization.step(StepLength { base: 1.0, fresh: 4.0 }, &WEIGHTS).unwrap();
+    let mut start = Start::from(image);
+    start.optimizer = optimizer;
+    let mut optimization = objective.optimize(start).unwrap();
+    optimization.step(StepLength::new(1.0, 4.0), &WEIGHTS).unwrap();
     (optimization.finish().unwrap().0, losses)
 }
 

@@ -4,19 +4,18 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
 use gstneuralstyle::{
-    Processor,
+    Error, Processor,
     image::Image,
     network::{Pooling, Vgg, parse_layers},
-    objective::{LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
+    objective::{self, Device, LossLayers, LossWeights, Losses, Objective, ReferenceObjective},
 };
 
-const WEIGHTS: LossWeights = LossWeights { content: 1.0, style: 10.0, total_variation: 0.0, temporal: 0.0 };
+const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0);
 
 fn layers(content: &str, style: &str, pooling: Pooling) -> LossLayers {
     let layers = |list| parse_layers(list).unwrap();
-    LossLayers { content_layers: layers(content), style_layers: layers(style), pooling }
+    LossLayers::new(layers(content), layers(style), pooling)
 }
 
 fn default_network(pooling: Pooling) -> LossLayers {
@@ -24,7 +23,7 @@ fn default_network(pooling: Pooling) -> LossLayers {
 }
 
 fn objective(weights: Arc<Vgg>, layers: LossLayers) -> ReferenceObjective {
-    ReferenceObjective::new(weights, layers, &Device::Cpu, DType::F64, Processor::detect(1).unwrap()).unwrap()
+    ReferenceObjective::in_double_precision(weights, layers, Processor::detect(1).unwrap()).unwrap()
 }
 
 /// A picture of smooth waves and some noise.
@@ -139,7 +138,7 @@ fn light_losses_and_gradients_are_those_of_pytorch() {
         (1.0, 0.0, 0.262175977, 2.42157519e-4, [4.449488e-6, 6.472569e-6, 4.245910e-6]),
         (0.0, 1.0, 0.082903124, 5.64725022e-4, [3.078000e-6, -4.915312e-6, -7.012430e-7]),
     ] {
-        let weights = LossWeights { content, style, ..LossWeights::default() };
+        let weights = LossWeights::new(content, style);
         let mut gradient = Image::filled(SIZE.0, SIZE.1, f32::NAN);
         let losses = objective.evaluate(&picture(0), &weights, &mut gradient).unwrap();
         assert!(is_close(losses.weighted(&weights), loss), "{losses:?}");
@@ -210,4 +209,25 @@ fn images_too_small_for_the_network_are_refused() {
     let message = objective.set_content(&picture(40, 7, 1)).unwrap_err().to_string();
     assert!(message.contains("40x7") && message.contains("relu4_3") && message.contains("8x8"), "{message}");
     assert!(objective.grams(&picture(3, 40, 1)).is_err());
+}
+
+#[test]
+fn gram_matrices_that_do_not_fit_are_refused() {
+    let (weights, layers) = (Vgg::built_in().unwrap(), layers("", "relu1_1", Pooling::Max));
+    let processor = Processor::detect(1).unwrap();
+    let mut objectives: [Box<dyn Objective>; 2] = [
+        Box::new(objective(weights.clone(), layers.clone())),
+        objective::open(weights.clone(), layers, &Device::Cpu, &processor).unwrap(),
+    ];
+    let of_other_layer =
+        objective(weights, self::layers("", "relu2_1", Pooling::Max)).grams(&picture(16, 16, 1)).unwrap();
+    for objective in &mut objectives {
+        let mut grams = objective.grams(&picture(16, 16, 1)).unwrap();
+        objective.set_style(&grams).unwrap();
+        let error = objective.set_style(&of_other_layer).unwrap_err();
+        assert!(matches!(error, Error::LayerNotInWeights { .. }), "{error}");
+        grams[0].values.pop();
+        let error = objective.set_style(&grams).unwrap_err();
+        assert!(error.to_string().contains("4095 values, not 4096"), "{error}");
+    }
 }

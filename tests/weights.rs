@@ -103,13 +103,8 @@ fn vgg19_has_its_fourth_convolutions() {
     }
     let vgg = Vgg::from_file(write(&tensors).path).unwrap();
     assert_eq!(vgg.layers().len(), 16);
-    let layers = LossLayers {
-        content_layers: vec![],
-        style_layers: parse_layers("relu3_4,relu5_4").unwrap(),
-        pooling: Pooling::Max,
-    };
-    let mut objective =
-        ReferenceObjective::new(vgg, layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap()).unwrap();
+    let layers = LossLayers::new(vec![], parse_layers("relu3_4,relu5_4").unwrap(), Pooling::Max);
+    let mut objective = ReferenceObjective::new(vgg, layers, Processor::detect(1).unwrap()).unwrap();
     let grams = objective.grams(&Image::filled(32, 32, 50.0)).unwrap();
     assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [256 * 256, 512 * 512]);
 }
@@ -142,9 +137,8 @@ fn channel_counts_come_from_the_file() {
     let channels: Vec<_> = vgg.layers().iter().map(|layer| vgg.channels(*layer)).collect();
     assert_eq!(channels, [Some(96), Some(32), Some(64)]);
     assert_eq!(vgg.channels("relu2_2".parse().unwrap()), None);
-    let layers = LossLayers { content_layers: vec![], style_layers: vgg.layers().to_vec(), pooling: Pooling::Max };
-    let mut objective =
-        ReferenceObjective::new(vgg, layers, &Device::Cpu, DType::F32, Processor::detect(1).unwrap()).unwrap();
+    let layers = LossLayers::new(vec![], vgg.layers().to_vec(), Pooling::Max);
+    let mut objective = ReferenceObjective::new(vgg, layers, Processor::detect(1).unwrap()).unwrap();
     let grams = objective.grams(&Image::filled(16, 16, 50.0)).unwrap();
     assert_eq!(grams.iter().map(|gram| gram.values.len()).collect::<Vec<_>>(), [96 * 96, 32 * 32, 64 * 64]);
 }

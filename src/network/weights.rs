@@ -221,12 +221,15 @@ impl<'a> Source<'a> {
         if !self.names.iter().any(|n| n == name) {
             return Err(self.fault(name, "is missing".to_owned()));
         }
-        let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32);
-        let tensor = read().map_err(|error| self.fault(name, format!("cannot be read: {error}")))?;
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let read = || {
+            let tensor = self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32)?;
+            Ok((tensor.dims().to_vec(), tensor.flatten_all()?.to_vec1::<f32>()?))
+        };
+        let (shape, values) =
+            read().map_err(|error: candle_core::Error| self.fault(name, format!("cannot be read: {error}")))?;
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.fault(name, format!("value {at} is {}, not a finite number", values[at]))),
-            None => Ok((tensor.dims().to_vec(), values)),
+            None => Ok((shape, values)),
         }
     }
 

@@ -38,11 +38,19 @@ pub(crate) struct Memory<'a> {
 /// The length of a step, in levels of 8-bit colour: `base + fresh * freshness`. The freshness of a pixel's paint is 1
 /// before its first step, and falls to 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct StepLength {
     /// The length for the oldest paint.
     pub base: f32,
     /// How much longer it is before the first step.
     pub fresh: f32,
+}
+
+impl StepLength {
+    /// The length `base + fresh * freshness`.
+    pub const fn new(base: f32, fresh: f32) -> Self {
+        Self { base, fresh }
+    }
 }
 
 impl Adam {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Error, Result,
     image::Image,
-    network::{self, Layer, Vgg},
+    network::{Layer, Vgg},
     processor::{
         Engine, Lanes, Processor,
         kernels::{ContentTarget, Direction, Epilogue, GramMatrix, Incoming, Kernels, Shape},
@@ -407,20 +407,9 @@ impl<K: Kernels> Objective for FusedObjective<K> {
     fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
         let mut targets: Vec<Option<Target>> = self.steps.iter().map(|_| None).collect();
         for gram in grams {
-            let wanted = |step: &Step| step.layer == gram.layer && self.layers.style_layers.contains(&step.layer);
-            let Some(n) = self.steps.iter().position(wanted) else {
-                return Err(Error::LayerNotInWeights {
-                    setting: "style-layers",
-                    layer: gram.layer.to_string(),
-                    available: network::join(&self.layers.style_layers),
-                });
-            };
+            let n = self.layers.check_gram(&self.weights, gram)?;
             let values = lanes(&gram.values);
             let channels = self.steps[n].channels;
-            if gram.values.len() != channels * channels {
-                let problem = format!("the Gram matrix of {} has {} values", gram.layer, gram.values.len());
-                return Err(candle_core::Error::Msg(problem).into());
-            }
             let squared_norm = match &self.metrics[n] {
                 None => gram.squared_norm(),
                 Some(metric) => {
@@ -482,8 +471,6 @@ impl<K: Kernels> Objective for FusedObjective<K> {
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use candle_core::DType;
-
     use super::*;
     use crate::{
         network::{Pooling, parse_layers},
@@ -527,9 +514,7 @@ mod tests {
             };
             let mut fused = FusedObjective::<Amx>::new(weights.clone(), layers.clone(), processor.clone()).unwrap();
             let (losses, gradient) = evaluate(&mut fused);
-            let device = candle_core::Device::Cpu;
-            let mut reference =
-                ReferenceObjective::new(weights.clone(), layers, &device, DType::F32, processor.clone()).unwrap();
+            let mut reference = ReferenceObjective::new(weights.clone(), layers, processor.clone()).unwrap();
             let (expected, expected_gradient) = evaluate(&mut reference);
             let product = |a: &Image, b: &Image| -> f64 {
                 a.data().iter().zip(b.data()).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()

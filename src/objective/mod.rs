@@ -21,7 +21,7 @@ use crate::{
     Error, Result,
     gpu::Gpu,
     image::Image,
-    network::{Layer, Pooling, Vgg},
+    network::{self, Layer, Pooling, Vgg},
     processor::{Processor, kernels::Float32},
 };
 
@@ -36,6 +36,7 @@ const SMALLEST_NORM: f64 = 1e-20;
 
 /// The layers whose feature maps are compared, and the pooling between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LossLayers {
     /// The layers of the content loss.
     pub content_layers: Vec<Layer>,
@@ -46,6 +47,11 @@ pub struct LossLayers {
 }
 
 impl LossLayers {
+    /// The losses compare these layers, with this pooling between the blocks.
+    pub fn new(content_layers: Vec<Layer>, style_layers: Vec<Layer>, pooling: Pooling) -> Self {
+        Self { content_layers, style_layers, pooling }
+    }
+
     /// The deepest layer of both losses; `None` if there is no layer at all.
     pub fn deepest(&self) -> Option<Layer> {
         self.content_layers.iter().chain(&self.style_layers).max().copied()
@@ -59,6 +65,26 @@ impl LossLayers {
     pub fn check(&self, weights: &Vgg) -> Result<()> {
         weights.check_layers("content-layers", &self.content_layers)?;
         weights.check_layers("style-layers", &self.style_layers)
+    }
+
+    /// Checks that a Gram matrix is of one of the style layers, and as large as the weights make it. Returns the number of
+    /// its convolution, from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LayerNotInWeights`] or [`Error::Tensor`].
+    fn check_gram(&self, weights: &Vgg, gram: &Gram) -> Result<usize> {
+        let layer = gram.layer.to_string();
+        let is_wanted = |own: &Layer| *own == gram.layer && self.style_layers.contains(own);
+        let Some(n) = weights.layers().iter().position(is_wanted) else {
+            let available = network::join(&self.style_layers);
+            return Err(Error::LayerNotInWeights { setting: "style-layers", layer, available });
+        };
+        let (expected, actual) = (weights.convolutions()[n].outputs.pow(2), gram.values.len());
+        if actual == expected {
+            return Ok(n);
+        }
+        Err(Error::Tensor(format!("the Gram matrix of {layer} has {actual} values, not {expected}").into()))
     }
 
     /// Checks that an image of `size` still has a position at the deepest layer.
@@ -99,6 +125,7 @@ impl Gram {
 
 /// How much each loss counts.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct LossWeights {
     /// Of the content loss.
     pub content: f64,
@@ -108,6 +135,23 @@ pub struct LossWeights {
     pub total_variation: f64,
     /// Of the temporal loss.
     pub temporal: f64,
+}
+
+impl LossWeights {
+    /// These weights of the content and of the style loss. The other losses do not count.
+    pub const fn new(content: f64, style: f64) -> Self {
+        Self { content, style, total_variation: 0.0, temporal: 0.0 }
+    }
+
+    /// The same with this weight of the total variation.
+    pub const fn with_total_variation(self, total_variation: f64) -> Self {
+        Self { total_variation, ..self }
+    }
+
+    /// The same with this weight of the temporal loss.
+    pub const fn with_temporal(self, temporal: f64) -> Self {
+        Self { temporal, ..self }
+    }
 }
 
 /// The losses at an image, not yet weighted.
@@ -138,8 +182,9 @@ impl Losses {
     }
 }
 
-/// Where the optimization of an image starts.
+/// Where the optimization of an image starts. [From an image](Self::from) there is no paint yet and no temporal loss.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Start {
     /// The image, of the content's size.
     pub image: Image,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 
-//! The objective in candle's tensor operations, on any of its devices.
+//! The objective in candle's tensor operations, on the processor.
 //!
 //! The gradient is written out, layer by layer, instead of being left to candle's automatic differentiation: that
 //! computes the gradients of all weights as well, and its max-pooling passes on only a part of the gradient. Other
@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Result as TensorResult, Shape, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
 use super::{
@@ -30,7 +30,6 @@ pub struct ReferenceObjective {
     /// The metrics of the layers that have one; see [`Vgg::metric`].
     metrics: Vec<(Layer, Tensor)>,
     mean: Tensor,
-    device: Device,
     dtype: DType,
     processor: Processor,
     style: Vec<Target>,
@@ -57,20 +56,28 @@ struct Target {
 }
 
 impl ReferenceObjective {
-    /// The objective with these weights, computed in numbers of `dtype`: `F32`, or `F64` to check gradients with. The
-    /// processor computes the rest of an [optimization](Objective::optimize).
+    /// The objective with these weights, computed in float32. The processor computes the rest of an
+    /// [optimization](Objective::optimize).
     ///
     /// # Errors
     ///
-    /// If the weights lack a layer of the network, or if the device has no memory for them.
-    pub fn new(
-        weights: Arc<Vgg>,
-        layers: LossLayers,
-        device: &Device,
-        dtype: DType,
-        processor: Processor,
-    ) -> Result<Self> {
+    /// If the weights lack a layer of the network.
+    pub fn new(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
         layers.check(&weights)?;
+        Self::with_numbers(DType::F32, weights, layers, processor).map_err(tensor_error)
+    }
+
+    /// The same in double precision, to check gradients with.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn in_double_precision(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
+        layers.check(&weights)?;
+        Self::with_numbers(DType::F64, weights, layers, processor).map_err(tensor_error)
+    }
+
+    fn with_numbers(dtype: DType, weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> TensorResult<Self> {
         let mut stages = Vec::new();
         let mut metrics = Vec::new();
         let mut poolings = 0;
@@ -79,22 +86,22 @@ impl ReferenceObjective {
                 stages.push(Stage::Pooling(layers.pooling));
                 poolings += 1;
             }
-            stages.push(Stage::convolution(layer, convolution, device, dtype)?);
+            stages.push(Stage::convolution(layer, convolution, dtype)?);
             if let Some(metric) = weights.metric(layer) {
                 let shape = (convolution.outputs, convolution.outputs);
-                metrics.push((layer, Tensor::from_slice(metric, shape, device)?.to_dtype(dtype)?));
+                metrics.push((layer, tensor(metric, shape, dtype)?));
             }
         }
-        let mean = Tensor::from_slice(&weights.mean(), (1, 3, 1, 1), device)?.to_dtype(dtype)?;
+        let mean = tensor(&weights.mean(), (1, 3, 1, 1), dtype)?;
         let (style, content) = (Vec::new(), Vec::new());
-        Ok(Self { weights, layers, stages, metrics, mean, device: device.clone(), dtype, processor, style, content })
+        Ok(Self { weights, layers, stages, metrics, mean, dtype, processor, style, content })
     }
 
     /// The input of the first stage and then the output of each, up to the last of `layers`.
-    fn activations(&self, image: &Image, layers: &[Layer]) -> Result<Vec<Tensor>> {
+    fn activations(&self, image: &Image, layers: &[Layer]) -> TensorResult<Vec<Tensor>> {
         let (width, height) = image.size();
-        let pixels = Tensor::from_slice(image.data(), (1, 3, height, width), &self.device)?;
-        let mut activations = vec![pixels.to_dtype(self.dtype)?.broadcast_sub(&self.mean)?];
+        let pixels = tensor(image.data(), (1, 3, height, width), self.dtype)?;
+        let mut activations = vec![pixels.broadcast_sub(&self.mean)?];
         let end = self.stages.iter().rposition(|stage| stage.layer().is_some_and(|layer| layers.contains(&layer)));
         for stage in &self.stages[..end.map_or(0, |last| last + 1)] {
             let next = stage.forward(&activations[activations.len() - 1])?;
@@ -103,7 +110,7 @@ impl ReferenceObjective {
         Ok(activations)
     }
 
-    fn features(&self, image: &Image, layers: &[Layer]) -> Result<Vec<(Layer, Tensor)>> {
+    fn features(&self, image: &Image, layers: &[Layer]) -> TensorResult<Vec<(Layer, Tensor)>> {
         let outputs = self.activations(image, layers)?.into_iter().skip(1);
         let of_layers = self.stages.iter().zip(outputs).filter_map(|(stage, output)| Some((stage.layer()?, output)));
         Ok(of_layers.filter(|(layer, _)| layers.contains(layer)).collect())
@@ -114,19 +121,19 @@ impl ReferenceObjective {
     }
 
     /// M D M for a difference D of Gram matrices at a layer, which is D itself if the layer has no metric M.
-    fn gram_in_metric(&self, layer: Layer, gram: &Tensor) -> Result<Tensor> {
+    fn gram_in_metric(&self, layer: Layer, gram: &Tensor) -> TensorResult<Tensor> {
         match self.metric(layer) {
-            Some(metric) => Ok(metric.matmul(gram)?.matmul(metric)?),
+            Some(metric) => metric.matmul(gram)?.matmul(metric),
             None => Ok(gram.clone()),
         }
     }
 
     /// M d for a difference d of feature maps at a layer, which is d itself if the layer has no metric M.
-    fn features_in_metric(&self, layer: Layer, features: &Tensor) -> Result<Tensor> {
+    fn features_in_metric(&self, layer: Layer, features: &Tensor) -> TensorResult<Tensor> {
         let Some(metric) = self.metric(layer) else { return Ok(features.clone()) };
         let (_, channels, height, width) = features.dims4()?;
         let flat = features.reshape((channels, height * width))?;
-        Ok(metric.matmul(&flat)?.reshape(features.shape())?)
+        metric.matmul(&flat)?.reshape(features.shape())
     }
 
     /// Adds the losses at one layer to `losses` and returns the gradient for its feature maps.
@@ -136,7 +143,7 @@ impl ReferenceObjective {
         features: &Tensor,
         weights: &LossWeights,
         losses: &mut Losses,
-    ) -> Result<Option<Tensor>> {
+    ) -> TensorResult<Option<Tensor>> {
         let mut gradient = None;
         if let Some(target) = self.content.iter().find(|target| target.layer == layer) {
             let difference = (features - &target.value)?;
@@ -160,58 +167,27 @@ impl ReferenceObjective {
         }
         Ok(gradient)
     }
-}
 
-impl Objective for ReferenceObjective {
-    fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
-        self.layers.check_size("style", picture.size())?;
-        let features = self.features(picture, &self.layers.style_layers)?;
-        let gram = |(layer, features): (Layer, Tensor)| -> Result<Gram> {
-            let values = gram(&features)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-            Ok(Gram { layer, values })
+    fn style_target(&self, gram: &Gram) -> TensorResult<Target> {
+        let side = gram.values.len().isqrt();
+        let value = tensor(&gram.values, (side, side), self.dtype)?;
+        let squared_norm = match self.metric(gram.layer) {
+            Some(_) => inner_product(&value, &self.gram_in_metric(gram.layer, &value)?)?,
+            None => gram.squared_norm(),
         };
-        features.into_iter().map(gram).collect()
+        Ok(Target { layer: gram.layer, value, squared_norm: squared_norm.max(SMALLEST_NORM) })
     }
 
-    fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
-        let target = |gram: &Gram| -> Result<Target> {
-            let side = self.weights.channels(gram.layer).unwrap_or(0);
-            let value = Tensor::from_slice(&gram.values, (side, side), &self.device)?.to_dtype(self.dtype)?;
-            let squared_norm = match self.metric(gram.layer) {
-                Some(_) => inner_product(&value, &self.gram_in_metric(gram.layer, &value)?)?,
-                None => gram.squared_norm(),
-            };
-            Ok(Target { layer: gram.layer, value, squared_norm: squared_norm.max(SMALLEST_NORM) })
-        };
-        self.style = grams.iter().map(target).collect::<Result<_>>()?;
-        Ok(())
-    }
-
-    fn set_content(&mut self, content: &Image) -> Result<()> {
-        self.layers.check_size("frame", content.size())?;
-        let target = |(layer, value): (Layer, Tensor)| -> Result<Target> {
+    fn content_targets(&self, content: &Image) -> TensorResult<Vec<Target>> {
+        let target = |(layer, value): (Layer, Tensor)| -> TensorResult<Target> {
             let squared_norm = inner_product(&value, &self.features_in_metric(layer, &value)?)?;
             Ok(Target { layer, value, squared_norm: squared_norm.max(SMALLEST_NORM) })
         };
-        let features = self.features(content, &self.layers.content_layers)?;
-        self.content = features.into_iter().map(target).collect::<Result<_>>()?;
-        Ok(())
+        self.features(content, &self.layers.content_layers)?.into_iter().map(target).collect()
     }
 
-    fn kernel(&self) -> &'static str {
-        "candle"
-    }
-
-    fn threads(&self) -> usize {
-        candle_core::utils::get_num_threads()
-    }
-
-    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses> {
-        let (width, height) = gradient.size();
-        if image.size() != (width, height) {
-            let (expected, actual) = (image.data().len(), gradient.data().len());
-            return Err(Error::ImageSize { width, height, expected, actual });
-        }
+    /// See [`Objective::evaluate`].
+    fn losses_and_gradient(&self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> TensorResult<Losses> {
         let mut losses = Losses::default();
         let layers: Vec<Layer> = self.content.iter().chain(&self.style).map(|target| target.layer).collect();
         let activations = self.activations(image, &layers)?;
@@ -234,6 +210,50 @@ impl Objective for ReferenceObjective {
         }
         Ok(losses)
     }
+}
+
+impl Objective for ReferenceObjective {
+    fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
+        self.layers.check_size("style", picture.size())?;
+        let gram = |(layer, features): (Layer, Tensor)| -> TensorResult<Gram> {
+            let values = gram(&features)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            Ok(Gram { layer, values })
+        };
+        let features = self.features(picture, &self.layers.style_layers);
+        features.and_then(|features| features.into_iter().map(gram).collect()).map_err(tensor_error)
+    }
+
+    fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
+        for gram in grams {
+            self.layers.check_gram(&self.weights, gram)?;
+        }
+        let targets = grams.iter().map(|gram| self.style_target(gram)).collect::<TensorResult<_>>();
+        self.style = targets.map_err(tensor_error)?;
+        Ok(())
+    }
+
+    fn set_content(&mut self, content: &Image) -> Result<()> {
+        self.layers.check_size("frame", content.size())?;
+        self.content = self.content_targets(content).map_err(tensor_error)?;
+        Ok(())
+    }
+
+    fn kernel(&self) -> &'static str {
+        "candle"
+    }
+
+    fn threads(&self) -> usize {
+        candle_core::utils::get_num_threads()
+    }
+
+    fn evaluate(&mut self, image: &Image, weights: &LossWeights, gradient: &mut Image) -> Result<Losses> {
+        let (width, height) = gradient.size();
+        if image.size() != (width, height) {
+            let (expected, actual) = (image.data().len(), gradient.data().len());
+            return Err(Error::ImageSize { width, height, expected, actual });
+        }
+        self.losses_and_gradient(image, weights, gradient).map_err(tensor_error)
+    }
 
     fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
         let processor = self.processor.clone();
@@ -242,10 +262,10 @@ impl Objective for ReferenceObjective {
 }
 
 impl Stage {
-    fn convolution(layer: Layer, convolution: &Convolution, device: &Device, dtype: DType) -> Result<Self> {
+    fn convolution(layer: Layer, convolution: &Convolution, dtype: DType) -> TensorResult<Self> {
         let shape = (convolution.outputs, convolution.inputs, 3, 3);
-        let weight = Tensor::from_slice(&convolution.weight, shape, device)?.to_dtype(dtype)?;
-        let bias = Tensor::from_slice(&convolution.bias, convolution.outputs, device)?.to_dtype(dtype)?;
+        let weight = tensor(&convolution.weight, shape, dtype)?;
+        let bias = tensor(&convolution.bias, convolution.outputs, dtype)?;
         let turned = weight.flip(&[2, 3])?.transpose(0, 1)?.contiguous()?;
         let config = Conv2dConfig { padding: 1, ..Default::default() };
         Ok(Self::Convolution {
@@ -262,20 +282,20 @@ impl Stage {
         }
     }
 
-    fn forward(&self, input: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Self::Convolution { forward, .. } => forward.forward(input)?.relu()?,
-            Self::Pooling(Pooling::Max) => input.max_pool2d(2)?,
-            Self::Pooling(Pooling::Average) => input.avg_pool2d(2)?,
-        })
+    fn forward(&self, input: &Tensor) -> TensorResult<Tensor> {
+        match self {
+            Self::Convolution { forward, .. } => forward.forward(input)?.relu(),
+            Self::Pooling(Pooling::Max) => input.max_pool2d(2),
+            Self::Pooling(Pooling::Average) => input.avg_pool2d(2),
+        }
     }
 
     /// The gradient for the input, from that for the output.
-    fn backward(&self, input: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    fn backward(&self, input: &Tensor, output: &Tensor, gradient: &Tensor) -> TensorResult<Tensor> {
         match self {
             Self::Convolution { backward, .. } => {
                 let mask = output.gt(0.0)?.to_dtype(gradient.dtype())?;
-                Ok(backward.forward(&(gradient * mask)?)?)
+                backward.forward(&(gradient * mask)?)
             }
             Self::Pooling(Pooling::Max) => max_pooling_backward(input, output, gradient),
             Self::Pooling(Pooling::Average) => {
@@ -288,7 +308,7 @@ impl Stage {
 
 /// Gives the gradient of each maximum to the pixel that it was taken from: the first in reading order, if several of
 /// the four have it.
-fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> TensorResult<Tensor> {
     let (batch, channels, height, width) = output.dims4()?;
     let covered = input.narrow(2, 0, 2 * height)?.narrow(3, 0, 2 * width)?.contiguous()?;
     let windows = covered.reshape(&[batch, channels, height, 2, width, 2])?;
@@ -306,35 +326,44 @@ fn max_pooling_backward(input: &Tensor, output: &Tensor, gradient: &Tensor) -> R
 
 /// Interleaves four tensors, for the upper left, upper right, lower left and lower right pixel of each window. A last
 /// row or column that no window covers becomes zero.
-fn unpool(parts: &[Tensor], input: &Tensor) -> Result<Tensor> {
+fn unpool(parts: &[Tensor], input: &Tensor) -> TensorResult<Tensor> {
     let (batch, channels, height, width) = input.dims4()?;
     let (_, _, half_height, half_width) = parts[0].dims4()?;
-    let row = |left: &Tensor, right: &Tensor| -> Result<Tensor> {
+    let row = |left: &Tensor, right: &Tensor| -> TensorResult<Tensor> {
         let pairs = Tensor::stack(&[left, right], D::Minus1)?;
-        Ok(pairs.reshape((batch, channels, half_height, 2 * half_width))?)
+        pairs.reshape((batch, channels, half_height, 2 * half_width))
     };
     let rows = Tensor::stack(&[row(&parts[0], &parts[1])?, row(&parts[2], &parts[3])?], 3)?;
     let whole = rows.reshape((batch, channels, 2 * half_height, 2 * half_width))?;
     let padded = whole.pad_with_zeros(2, 0, height - 2 * half_height)?;
-    Ok(padded.pad_with_zeros(3, 0, width - 2 * half_width)?)
+    padded.pad_with_zeros(3, 0, width - 2 * half_width)
 }
 
-fn gram(features: &Tensor) -> Result<Tensor> {
+fn gram(features: &Tensor) -> TensorResult<Tensor> {
     let (_, channels, height, width) = features.dims4()?;
     let flat = features.reshape((channels, height * width))?;
-    Ok((flat.matmul(&flat.t()?)? / features.elem_count() as f64)?)
+    flat.matmul(&flat.t()?)? / features.elem_count() as f64
 }
 
 /// The sum of the element-wise products.
-fn inner_product(one: &Tensor, other: &Tensor) -> Result<f64> {
+fn inner_product(one: &Tensor, other: &Tensor) -> TensorResult<f64> {
     // Summed along rows first: one long float32 sum would lose the small values.
     let rows = (one * other)?.sum(D::Minus1)?.to_dtype(DType::F64)?;
-    Ok(rows.sum_all()?.to_scalar()?)
+    rows.sum_all()?.to_scalar()
 }
 
-fn add(sum: Option<Tensor>, term: Tensor) -> Result<Tensor> {
+fn add(sum: Option<Tensor>, term: Tensor) -> TensorResult<Tensor> {
     match sum {
-        Some(sum) => Ok((sum + term)?),
+        Some(sum) => sum + term,
         None => Ok(term),
     }
+}
+
+/// A tensor of these numbers.
+fn tensor(values: &[f32], shape: impl Into<Shape>, dtype: DType) -> TensorResult<Tensor> {
+    Tensor::from_slice(values, shape.into(), &Device::Cpu)?.to_dtype(dtype)
+}
+
+fn tensor_error(error: candle_core::Error) -> Error {
+    Error::Tensor(error.into())
 }

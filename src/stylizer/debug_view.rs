@@ -14,6 +14,7 @@ const MIDDLE: f32 = 128.0;
 
 /// What a frame shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum DebugView {
     /// The painted frame.
     #[default]

@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     gpu::{Gpu, Submission},
     image::Image,
-    network::{self as vgg, Layer, Vgg},
+    network::{Layer, Vgg},
 };
 use network::Network;
 use workspace::Workspace;
@@ -25,6 +25,7 @@ use workspace::Workspace;
 ///
 /// Feature maps are f16 on cards with matrix units for f16 and sums in float32, and float32 on all others.
 pub struct GpuObjective {
+    weights: Arc<Vgg>,
     network: Arc<Network>,
     layers: LossLayers,
     steps: Vec<Step>,
@@ -83,7 +84,7 @@ impl GpuObjective {
             });
         }
         let style = steps.iter().map(|_| None).collect();
-        Ok(Self { network, layers, steps, style, content_size: None, workspace: None })
+        Ok(Self { weights: weights.clone(), network, layers, steps, style, content_size: None, workspace: None })
     }
 
     fn gpu(&self) -> &Gpu {
@@ -136,18 +137,7 @@ impl Objective for GpuObjective {
     fn set_style(&mut self, grams: &[Gram]) -> Result<()> {
         let mut targets: Vec<Option<Target>> = self.steps.iter().map(|_| None).collect();
         for gram in grams {
-            let Some(n) = self.steps.iter().position(|step| step.layer == gram.layer && step.has_style) else {
-                return Err(Error::LayerNotInWeights {
-                    setting: "style-layers",
-                    layer: gram.layer.to_string(),
-                    available: vgg::join(&self.layers.style_layers),
-                });
-            };
-            let channels = self.steps[n].channels;
-            if gram.values.len() != channels * channels {
-                let problem = format!("the Gram matrix of {} has {} values", gram.layer, gram.values.len());
-                return Err(candle_core::Error::Msg(problem).into());
-            }
+            let n = self.layers.check_gram(&self.weights, gram)?;
             let squared_norm = gram.squared_norm().max(SMALLEST_NORM);
             targets[n] = Some(Target { values: gram.values.clone(), squared_norm });
         }

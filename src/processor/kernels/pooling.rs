@@ -4,6 +4,7 @@ use crate::processor::Vector;
 
 /// How VGG halves its feature maps between two blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Pooling {
     /// The largest of four values, as the network was trained.
     #[default]
