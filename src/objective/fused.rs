@@ -7,12 +7,14 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start,
-    cpu_optimization::CpuOptimization, packed::PackedNetwork,
+    cpu_optimization::CpuOptimization,
+    packed::PackedNetwork,
+    step::{self, Step},
 };
 use crate::{
     Error, Result,
     image::Image,
-    network::{Layer, Vgg},
+    network::Vgg,
     processor::{
         Engine, Lanes, Processor,
         kernels::{ContentTarget, Direction, Epilogue, GramMatrix, Incoming, Kernels, Shape},
@@ -41,21 +43,6 @@ pub(super) struct FusedObjective<K: Kernels> {
     content_size: Option<(usize, usize)>,
     /// Scratch memory for the terms of a loss.
     squares: Vec<f64>,
-}
-
-/// A convolution with its ReLU, and the pooling before it.
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    layer: Layer,
-    /// Of its output.
-    channels: usize,
-    /// A pooling stands before it.
-    pooled: bool,
-    /// Its output is kept until its gradient replaces it: a loss or the gradient of a pooling needs it. Of other
-    /// outputs it is enough to know where they are above zero.
-    kept: bool,
-    /// The Gram matrix of its output is needed: for the style loss, or for the norm of the content in a metric.
-    has_gram: bool,
 }
 
 /// The metric of a layer; see [`Vgg::metric`].
@@ -154,7 +141,7 @@ impl<K: Kernels> FusedObjective<K> {
         let Workspace { shapes, places, memory, positive, .. } = workspace;
         for (n, step) in steps.iter().enumerate().take(end) {
             let Places { input, output, .. } = &places[n];
-            let positive = (!step.kept).then_some(&mut positive[n][..]);
+            let positive = (!step.is_kept()).then_some(&mut positive[n][..]);
             let Some(before) = n.checked_sub(1) else {
                 let first = packed.first(weights, engine);
                 K::convolve_image(engine, image.size(), image.data(), first, positive, &mut memory[output.clone()]);
@@ -181,7 +168,7 @@ impl<K: Kernels> FusedObjective<K> {
         for (n, step) in steps.iter().enumerate().take(end).rev() {
             let shape = shapes[n];
             let Places { output, gradient: input, .. } = &places[n];
-            if step.kept {
+            if step.is_kept() {
                 let style = match (&self.style[n], &mut grams[n]) {
                     (Some(target), Some(gram)) => {
                         K::compute_gram(engine, gram, &memory[output.clone()]);
@@ -226,7 +213,7 @@ impl<K: Kernels> FusedObjective<K> {
                 K::image_gradient(engine, shape, &memory[output.clone()], first, gradient.data_mut());
                 break;
             };
-            let epilogue = match steps[before].kept {
+            let epilogue = match steps[before].is_kept() {
                 true => Epilogue::Plain,
                 false => Epilogue::Masked(&positive[before]),
             };
@@ -236,33 +223,24 @@ impl<K: Kernels> FusedObjective<K> {
         }
         losses
     }
-
-    /// The number of steps up to and with the last that `is_wanted`.
-    fn end(&self, is_wanted: impl Fn(usize) -> bool) -> usize {
-        (0..self.steps.len()).rev().find(|&n| is_wanted(n)).map_or(0, |last| last + 1)
-    }
 }
 
 impl Step {
-    /// Those up to the deepest layer of the losses.
-    fn all(weights: &Vgg, layers: &LossLayers) -> Vec<Self> {
-        let mut steps: Vec<Self> = Vec::new();
-        for (layer, convolution) in weights.up_to(layers.deepest()) {
-            let pooled = steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings());
-            if let Some(before) = steps.last_mut() {
-                before.kept |= pooled;
-            }
-            let [content, style] = [&layers.content_layers, &layers.style_layers].map(|list| list.contains(&layer));
-            let (kept, has_gram) = (content || style, style || content && weights.metric(layer).is_some());
-            steps.push(Self { layer, channels: convolution.outputs, pooled, kept, has_gram });
-        }
-        steps
+    /// Whether its output is kept until its gradient replaces it: a loss or the gradient of a pooling needs it. Of other
+    /// outputs it is enough to know where they are above zero.
+    fn is_kept(&self) -> bool {
+        self.has_loss() || self.is_pooled_next
+    }
+
+    /// Whether the Gram matrix of its output is needed: for the style loss, or for the norm of the content in a metric.
+    fn has_gram(&self) -> bool {
+        self.has_style || self.has_content && self.has_metric
     }
 
     /// The shape of its output for images of `size`.
     fn output(&self, size: (usize, usize)) -> Shape {
-        let poolings = self.layer.poolings();
-        Shape { channels: self.channels, height: size.1 >> poolings, width: size.0 >> poolings }
+        let (width, height) = self.output_size(size);
+        Shape { channels: self.channels, height, width }
     }
 
     /// The shape of its input, which is that of the step before or of its pooling.
@@ -288,8 +266,8 @@ impl Workspace {
     fn new<K: Kernels>(size: (usize, usize), steps: &[Step]) -> Self {
         let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
-        let positive = each().map(|(step, shape)| vec![0; if step.kept { 0 } else { K::masks(*shape) }]).collect();
-        let grams = each().map(|(step, shape)| step.has_gram.then(|| GramMatrix::new(*shape))).collect();
+        let positive = each().map(|(step, shape)| vec![0; if step.is_kept() { 0 } else { K::masks(*shape) }]).collect();
+        let grams = each().map(|(step, shape)| step.has_gram().then(|| GramMatrix::new(*shape))).collect();
         let (places, len) = places::<K>(steps, &shapes);
         Self { size, shapes, places, memory: vec![Lanes::ZERO; len], positive, grams }
     }
@@ -307,23 +285,20 @@ pub(super) fn memory_for<K: Kernels>(
     let workspace = |size| {
         let shapes: Vec<Shape> = steps.iter().map(|step| step.output(size)).collect();
         let each = || steps.iter().zip(&shapes);
-        let positive = each().filter(|(step, _)| !step.kept).map(|(_, shape)| K::masks(*shape) * size_of::<u16>());
+        let positive = each().filter(|(step, _)| !step.is_kept()).map(|(_, shape)| K::masks(*shape) * size_of::<u16>());
         places::<K>(&steps, &shapes).1 * size_of::<Lanes>() + positive.sum::<usize>()
     };
     let sum = |is_wanted: &dyn Fn(&Step) -> bool, bytes: &dyn Fn(&Step) -> usize| -> usize {
         steps.iter().filter(|step| is_wanted(step)).map(bytes).sum()
     };
-    let content = sum(&|step| layers.content_layers.contains(&step.layer), &|step| {
-        K::lanes(step.output(image)) * size_of::<Lanes>()
-    });
-    let styles =
-        sum(&|step| layers.style_layers.contains(&step.layer), &|step| step.channels.pow(2) * size_of::<f32>());
-    let metrics = sum(&|step| weights.metric(step.layer).is_some(), &|step| Metric::memory_for(step.channels));
+    let content = sum(&|step| step.has_content, &|step| K::lanes(step.output(image)) * size_of::<Lanes>());
+    let styles = sum(&|step| step.has_style, &|step| step.channels.pow(2) * size_of::<f32>());
+    let metrics = sum(&|step| step.has_metric, &|step| Metric::memory_for(step.channels));
     // In 16 bits, in both directions.
     let filters =
         weights.up_to(layers.deepest()).map(|(_, convolution)| 2 * convolution.weight.len() * size_of::<u16>());
     let of_size =
-        |size| workspace(size) + sum(&|step| step.has_gram, &|step| GramMatrix::memory_for(step.output(size)));
+        |size| workspace(size) + sum(&|step| step.has_gram(), &|step| GramMatrix::memory_for(step.output(size)));
     of_size(image).max(of_size(style))
         + content
         + styles
@@ -342,17 +317,17 @@ fn places<K: Kernels>(steps: &[Step], shapes: &[Shape]) -> (Vec<Places>, usize) 
     // Where the kept outputs before each step end, and last where all kept outputs end.
     let mut fronts = vec![0];
     for (n, step) in steps.iter().enumerate() {
-        fronts.push(fronts[n] + if step.kept { K::lanes(shapes[n]) } else { 0 });
+        fronts.push(fronts[n] + if step.is_kept() { K::lanes(shapes[n]) } else { 0 });
     }
     let len = (0..steps.len()).map(|n| fronts[n] + input_len(n) + K::lanes(shapes[n])).max().unwrap_or(0);
     let passing = |n: usize| {
-        let to_kept = steps[n..].iter().position(|step| step.kept).unwrap_or(0);
+        let to_kept = steps[n..].iter().position(|step| step.is_kept()).unwrap_or(0);
         let start = if to_kept.is_multiple_of(2) { len - input_len(n) } else { fronts[n] };
         start..start + input_len(n)
     };
-    let output = |n: usize| if steps[n].kept { fronts[n]..fronts[n + 1] } else { passing(n + 1) };
+    let output = |n: usize| if steps[n].is_kept() { fronts[n]..fronts[n + 1] } else { passing(n + 1) };
     let place = |n: usize| {
-        let before = n.checked_sub(1).filter(|before| steps[*before].kept && !steps[n].pooled);
+        let before = n.checked_sub(1).filter(|before| steps[*before].is_kept() && !steps[n].pooled);
         Places { input: before.map_or_else(|| passing(n), output), output: output(n), gradient: passing(n) }
     };
     ((0..steps.len()).map(place).collect(), len)
@@ -389,12 +364,12 @@ impl<K: Kernels> Objective for FusedObjective<K> {
 
     fn grams(&mut self, picture: &Image) -> Result<Vec<Gram>> {
         self.layers.check_size("style", picture.size())?;
-        self.forward(picture, self.end(|n| self.layers.style_layers.contains(&self.steps[n].layer)));
-        let Self { engine, layers, steps, workspace, .. } = self;
+        self.forward(picture, step::end(&self.steps, |step| step.has_style));
+        let Self { engine, steps, workspace, .. } = self;
         let mut result = Vec::new();
         for ((step, places), gram) in steps.iter().zip(&workspace.places).zip(&mut workspace.grams) {
             if let Some(gram) = gram
-                && layers.style_layers.contains(&step.layer)
+                && step.has_style
             {
                 K::compute_gram(engine, gram, &workspace.memory[places.output.clone()]);
                 let values = gram.values().iter().flat_map(|lanes| lanes.0).collect();
@@ -426,10 +401,10 @@ impl<K: Kernels> Objective for FusedObjective<K> {
     fn set_content(&mut self, content: &Image) -> Result<()> {
         self.layers.check_size("frame", content.size())?;
         self.content_size = Some(content.size());
-        self.forward(content, self.end(|n| self.layers.content_layers.contains(&self.steps[n].layer)));
+        self.forward(content, step::end(&self.steps, |step| step.has_content));
         let Self { engine, steps, metrics, workspace, squares, .. } = self;
         for (n, target) in self.content.iter_mut().enumerate() {
-            if self.layers.content_layers.contains(&steps[n].layer) {
+            if steps[n].has_content {
                 let features = &workspace.memory[workspace.places[n].output.clone()];
                 let squared_norm = match (&metrics[n], &mut workspace.grams[n]) {
                     (Some(metric), Some(gram)) => {
@@ -454,7 +429,9 @@ impl<K: Kernels> Objective for FusedObjective<K> {
             return Err(Error::ImageSize { width: size.0, height: size.1, expected, actual });
         }
         self.layers.check_size("frame", size)?;
-        let end = self.end(|n| self.content[n].is_some() || self.style[n].is_some());
+        let end =
+            self.content.iter().zip(&self.style).rposition(|(content, style)| content.is_some() || style.is_some());
+        let end = end.map_or(0, |last| last + 1);
         if end == 0 {
             gradient.data_mut().fill(0.0);
             return Ok(Losses::default());

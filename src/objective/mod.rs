@@ -10,6 +10,7 @@ mod gpu;
 mod packed;
 mod reference;
 mod smoothing;
+mod step;
 mod temporal;
 mod total_variation;
 

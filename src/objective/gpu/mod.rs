@@ -9,14 +9,14 @@ mod workspace;
 use std::sync::Arc;
 
 use super::{
-    Adam, Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start, StepLength, temporal,
-    total_variation,
+    Adam, Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start, StepLength, step::Step,
+    temporal, total_variation,
 };
 use crate::{
     Error, Result,
     gpu::{Gpu, Submission},
     image::Image,
-    network::{Layer, Vgg},
+    network::Vgg,
 };
 use network::Network;
 use workspace::Workspace;
@@ -35,24 +35,6 @@ pub struct GpuObjective {
     workspace: Option<Workspace>,
 }
 
-/// A convolution, with what is around it.
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    layer: Layer,
-    /// Of its output.
-    channels: usize,
-    /// A pooling stands before it.
-    pooled: bool,
-    has_content: bool,
-    has_style: bool,
-}
-
-impl Step {
-    fn has_loss(&self) -> bool {
-        self.has_content || self.has_style
-    }
-}
-
 /// The Gram matrix that the image is compared with at a layer.
 struct Target {
     values: Vec<f32>,
@@ -68,21 +50,12 @@ impl GpuObjective {
     /// memory is full.
     pub fn new(weights: &Arc<Vgg>, layers: LossLayers, gpu: &Arc<Gpu>) -> Result<Self> {
         layers.check(weights)?;
-        if layers.content_layers.iter().chain(&layers.style_layers).any(|layer| weights.metric(*layer).is_some()) {
+        let steps = Step::all(weights, &layers);
+        if steps.iter().any(|step| step.has_loss() && step.has_metric) {
             let problem = "weights with metrics, as those of the light network, need the processor".to_owned();
             return Err(Error::Device { name: gpu.name().to_owned(), problem });
         }
         let network = Network::pack(gpu, weights, layers.deepest())?;
-        let mut steps: Vec<Step> = Vec::new();
-        for (layer, convolution) in weights.up_to(layers.deepest()) {
-            steps.push(Step {
-                layer,
-                channels: convolution.outputs,
-                pooled: steps.last().is_some_and(|before| before.layer.poolings() < layer.poolings()),
-                has_content: layers.content_layers.contains(&layer),
-                has_style: layers.style_layers.contains(&layer),
-            });
-        }
         let style = steps.iter().map(|_| None).collect();
         Ok(Self { weights: weights.clone(), network, layers, steps, style, content_size: None, workspace: None })
     }

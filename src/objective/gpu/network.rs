@@ -13,8 +13,10 @@ const CHANNELS: usize = 32;
 /// The scale of features in f16: those of VGG reach tens of thousands, and the largest number in f16 is 65504.
 const FEATURE_SCALE: f32 = 1.0 / 16.0;
 
-/// What has been packed, so that a style is prepared and a picture painted with the same filters.
-static PACKED: Mutex<Vec<(Weak<Vgg>, Weak<Network>)>> = Mutex::new(Vec::new());
+/// The networks in use that were packed from the same weights, so that the preparation of a style and the painting
+/// share their filters. Unlike those on the processor, they are freed with the last objective: a card has little
+/// memory, and may be lost and opened again.
+type Packed = Mutex<Vec<Weak<Network>>>;
 
 /// The filters of a network, packed for a card.
 #[derive(Debug)]
@@ -34,17 +36,17 @@ impl Network {
     /// # Errors
     ///
     /// If the number of channels of a layer does not suit the kernels, or the card's memory is full.
-    pub(super) fn pack(gpu: &Arc<Gpu>, weights: &Arc<Vgg>, deepest: Option<Layer>) -> Result<Arc<Self>> {
+    pub(super) fn pack(gpu: &Arc<Gpu>, weights: &Vgg, deepest: Option<Layer>) -> Result<Arc<Self>> {
         let by_units = gpu.has_matrix_units();
-        let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
-        packed.retain(|(_, network)| network.strong_count() > 0);
+        let packed = weights.derived("gpu", Packed::default);
+        let mut packed = packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.retain(|network| network.strong_count() > 0);
         let fits = |network: &Arc<Self>| Arc::ptr_eq(&network.gpu, gpu) && network.deepest == deepest;
-        let same = packed.iter().filter(|(of, _)| Weak::ptr_eq(of, &Arc::downgrade(weights)));
-        if let Some(network) = same.filter_map(|(_, network)| network.upgrade()).find(fits) {
+        if let Some(network) = packed.iter().filter_map(Weak::upgrade).find(fits) {
             return Ok(network);
         }
         let network = Arc::new(Self::new(gpu.clone(), weights, deepest, by_units)?);
-        packed.push((Arc::downgrade(weights), Arc::downgrade(&network)));
+        packed.push(Arc::downgrade(&network));
         Ok(network)
     }
 

@@ -2,7 +2,14 @@
 
 //! The passes over images of one size, with the memory that they need.
 
-use super::{super::SMALLEST_NORM, Step, Target, network::Network};
+use super::{
+    super::{
+        SMALLEST_NORM,
+        step::{Step, end},
+    },
+    Target,
+    network::Network,
+};
 use crate::{
     Result,
     gpu::{Direction, Epilogue, Gpu, GramCut, Pass, PixelBuffers, Recorder, Scratch, Shape, Terms, content_sums},
@@ -70,18 +77,12 @@ struct StyleBuffers {
 }
 
 /// The shapes of the outputs of steps, for an image of `size`.
-fn shapes(steps: &[Step], (width, height): (usize, usize)) -> Vec<Shape> {
-    let shape = |step: &Step| Shape {
-        width: (width >> step.layer.poolings()) as u32,
-        height: (height >> step.layer.poolings()) as u32,
-        channels: step.channels as u32,
+fn shapes(steps: &[Step], size: (usize, usize)) -> Vec<Shape> {
+    let shape = |step: &Step| {
+        let (width, height) = step.output_size(size);
+        Shape { width: width as u32, height: height as u32, channels: step.channels as u32 }
     };
     steps.iter().map(shape).collect()
-}
-
-/// How many steps it takes to pass the last that `is_wanted`.
-fn end(steps: &[Step], is_wanted: impl Fn(&Step) -> bool) -> usize {
-    steps.iter().rposition(is_wanted).map_or(0, |last| last + 1)
 }
 
 /// Hands out places for sums, one after the other.
@@ -367,7 +368,7 @@ impl Plan<'_> {
         scratch: Option<&Scratch>,
     ) -> Result<(Vec<Pass>, Option<wgpu::Buffer>)> {
         let gpu = &*self.network.gpu;
-        let end = end(self.steps, |step| step.has_content || step.has_style);
+        let end = end(self.steps, Step::has_loss);
         let mut recorder = Recorder::new(gpu, self.network.storage());
         self.forward(&mut recorder, layers, end, scratch)?;
         let mut lists = Vec::new();
