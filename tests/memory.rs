@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering};
 use gstneuralstyle::{
     Error, Processor,
     image::{Frame, PackedFormat, Picture},
-    network::Vgg,
+    network::{Vgg, parse_layers},
     objective::Device,
     style,
     stylizer::{Settings, Stylizer, WarmStart, live::Preparation},
@@ -45,6 +45,28 @@ fn stylize(stylizer: &mut Stylizer, (width, height): (usize, usize), shift: usiz
     stylizer.stylize(&mut frame).map(|_| ())
 }
 
+#[test]
+fn packed_filters_are_counted_by_who_packs_them() {
+    let _alone = alone();
+    let weights = Vgg::built_in().unwrap();
+    let (size, picture) = ((160, 90), (64, 64));
+    let mut shallow = Settings::default();
+    shallow.layers.style_layers = parse_layers("relu1_2,relu2_2,relu3_3").unwrap();
+    let mut first = stylizer(&weights, shallow.clone(), 1, picture);
+    let deep = Settings::default();
+    let before = first.memory_for(&deep, size).unwrap();
+    let ((), _, packed) = allocated(|| first.set_settings(deep.clone()).unwrap());
+    let after = first.memory_for(&deep, size).unwrap();
+    // conv4_1 to conv4_3, in both directions.
+    let filters = 2 * 2 * 9 * (256 * 512 + 2 * 512 * 512);
+    assert_eq!(before - after, filters);
+    assert!(packed as u64 >= filters, "{packed}");
+    let (second, _, taken) = allocated(|| stylizer(&weights, deep.clone(), 1, picture));
+    assert!((taken as u64) < filters / 4, "{taken}");
+    assert_eq!(second.memory_for(&deep, size), Some(after));
+    assert_eq!(second.memory_for(&shallow, size), first.memory_for(&shallow, size));
+}
+
 type Network = fn() -> Result<Arc<Vgg>, Error>;
 
 #[test]
@@ -63,8 +85,9 @@ fn painting_takes_as_much_as_predicted() {
         let mut settings = Settings::default();
         (settings.iterations, settings.first_iterations) = (1, 1);
         (settings.working_size, settings.warm_start) = (working_size, warm_start);
-        // Weights of its own: the packed filters, which count, belong to the weights and are freed with them.
         let weights = network().unwrap();
+        // Its filters are packed before, and shared.
+        let _other = self::stylizer(&weights, settings.clone(), 1, (64, 64));
         let (predicted, peak, _) = allocated(|| {
             let mut stylizer = stylizer(&weights, settings.clone(), threads, picture);
             for frame in 0..3 {

@@ -98,7 +98,7 @@ impl<K: Kernels> FusedObjective<K> {
     pub(super) fn new(weights: Arc<Vgg>, layers: LossLayers, processor: Processor) -> Result<Self> {
         layers.check(&weights)?;
         let mut engine = Engine::new(processor);
-        let packed = PackedNetwork::of(&weights, &engine);
+        let packed = PackedNetwork::of(&weights, engine.kind());
         let steps = Step::all(&weights, &layers);
         packed.pack(&weights, &mut engine, steps.len());
         let metrics: Vec<Option<Metric>> =
@@ -273,7 +273,8 @@ impl Workspace {
     }
 }
 
-/// The memory, in bytes, that an objective takes at most for images of the one size and styles of the other.
+/// The most memory, in bytes, that an objective takes for images of the size `image` and styles of the size `style`.
+/// Filters that are already packed are not counted, since all objectives share them.
 pub(super) fn memory_for<K: Kernels>(
     weights: &Vgg,
     layers: &LossLayers,
@@ -294,17 +295,10 @@ pub(super) fn memory_for<K: Kernels>(
     let content = sum(&|step| step.has_content, &|step| K::lanes(step.output(image)) * size_of::<Lanes>());
     let styles = sum(&|step| step.has_style, &|step| step.channels.pow(2) * size_of::<f32>());
     let metrics = sum(&|step| step.has_metric, &|step| Metric::memory_for(step.channels));
-    // In 16 bits, in both directions.
-    let filters =
-        weights.up_to(layers.deepest()).map(|(_, convolution)| 2 * convolution.weight.len() * size_of::<u16>());
+    let filters = PackedNetwork::<K>::of(weights, processor.kind()).missing_bytes(weights, steps.len());
     let of_size =
         |size| workspace(size) + sum(&|step| step.has_gram(), &|step| GramMatrix::memory_for(step.output(size)));
-    of_size(image).max(of_size(style))
-        + content
-        + styles
-        + metrics
-        + filters.sum::<usize>()
-        + processor.threads() * SCRATCH
+    of_size(image).max(of_size(style)) + content + styles + metrics + filters + processor.threads() * SCRATCH
 }
 
 /// Assigns places in a memory to the feature maps of all steps. Returns the length of the memory too.

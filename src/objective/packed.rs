@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     network::Vgg,
     processor::{
-        Engine,
+        Engine, Kind,
         kernels::{Direction, FirstConvolution, Kernels},
     },
 };
@@ -19,9 +19,9 @@ pub(super) struct PackedNetwork<K: Kernels> {
 }
 
 impl<K: Kernels> PackedNetwork<K> {
-    /// The packed filters of these weights for the engine's kind of instructions.
-    pub(super) fn of(weights: &Vgg, engine: &Engine) -> Arc<Self> {
-        weights.derived(engine.kind().name(), || Self {
+    /// The packed filters of these weights for a kind of instructions.
+    pub(super) fn of(weights: &Vgg, kind: Kind) -> Arc<Self> {
+        weights.derived(kind.name(), || Self {
             first: OnceLock::new(),
             filters: weights.convolutions().iter().map(|_| [OnceLock::new(), OnceLock::new()]).collect(),
         })
@@ -36,6 +36,15 @@ impl<K: Kernels> PackedNetwork<K> {
             self.filters(weights, engine, n, Direction::Forward);
             self.filters(weights, engine, n, Direction::Backward);
         }
+    }
+
+    /// The memory, in bytes, for those filters of the first `count` convolutions that are not packed yet.
+    pub(super) fn missing_bytes(&self, weights: &Vgg, count: usize) -> usize {
+        let layers = self.filters.iter().zip(weights.convolutions()).take(count).skip(1);
+        let missing = layers.map(|(filters, convolution)| {
+            filters.iter().filter(|filters| filters.get().is_none()).count() * convolution.weight.len()
+        });
+        missing.sum::<usize>() * size_of::<u16>()
     }
 
     /// The first convolution. The weights are those of [`of`](Self::of).
@@ -58,16 +67,18 @@ impl<K: Kernels> PackedNetwork<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processor::{Kind, Processor, kernels::Float32};
+    use crate::processor::{Processor, kernels::Float32};
 
     #[test]
     fn filters_are_packed_once_for_all_objectives() {
         let weights = Vgg::built_in().unwrap();
         let engine = || Engine::new(Processor::new(Kind::Portable, 1).unwrap());
         let (mut one, mut other) = (engine(), engine());
-        let packed = PackedNetwork::<Float32>::of(&weights, &one);
+        let packed = PackedNetwork::<Float32>::of(&weights, Kind::Portable);
         packed.pack(&weights, &mut one, 3);
-        let same = PackedNetwork::<Float32>::of(&weights, &other);
+        assert_eq!(packed.missing_bytes(&weights, 3), 0);
+        assert_eq!(packed.missing_bytes(&weights, 4), 2 * 2 * 128 * 128 * 9);
+        let same = PackedNetwork::<Float32>::of(&weights, Kind::Portable);
         for n in 1..3 {
             for direction in [Direction::Forward, Direction::Backward] {
                 let filters = packed.filters(&weights, &mut one, n, direction);
