@@ -2,6 +2,8 @@
 
 //! The element frame by frame: formats, sizes, timestamps, history, and properties.
 
+mod states;
+
 use std::{
     process::Command,
     sync::{Once, mpsc},
@@ -15,6 +17,8 @@ use gstneuralstyle::{
     element::{self, NeuralStyle},
     stylizer::Settings,
 };
+
+use states::set_state;
 
 fn init() {
     static INIT: Once = Once::new();
@@ -315,11 +319,11 @@ fn interlaced_video_is_refused_until_it_is_deinterlaced() {
 
     let line = format!("videotestsrc num-buffers=3 ! {interlaced} ! deinterlace ! neuralstyle {QUICK} ! fakesink");
     let pipeline = gst::parse::launch(&line).unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Warning];
     let message = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE_CLOCK, &kinds).expect("the pipeline hangs");
     assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]

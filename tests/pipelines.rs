@@ -2,6 +2,8 @@
 
 //! The element in whole pipelines: ends, seeks, restarts, and bad input.
 
+mod states;
+
 use std::{
     sync::{Once, mpsc},
     thread,
@@ -10,6 +12,8 @@ use std::{
 
 use gst::prelude::*;
 use gstneuralstyle::processor::{self, Precision};
+
+use states::set_state;
 
 fn init() {
     static INIT: Once = Once::new();
@@ -37,7 +41,7 @@ fn run(description: &str) -> (Option<String>, Vec<String>) {
     let pipeline = gst::parse::launch(description).unwrap();
     let bus = pipeline.bus().unwrap();
     // A failing change of state is on the bus too.
-    let _ = pipeline.set_state(gst::State::Playing);
+    let _ = set_state(&pipeline, gst::State::Playing);
     let mut warnings = Vec::new();
     let outcome = loop {
         let message = bus.timed_pop(PATIENCE).unwrap_or_else(|| panic!("no end of {description}"));
@@ -48,7 +52,7 @@ fn run(description: &str) -> (Option<String>, Vec<String>) {
             _ => (),
         }
     };
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
     (outcome, warnings)
 }
 
@@ -144,9 +148,9 @@ fn no_frame_is_lost_or_doubled() {
         seen.lock().unwrap().push(info.buffer().unwrap().pts().unwrap());
         gst::PadProbeReturn::Ok
     });
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
     let expected: Vec<_> = (0..12).map(|n| gst::ClockTime::from_mseconds(5 * n)).collect();
     assert_eq!(*frames.lock().unwrap(), expected);
 }
@@ -165,14 +169,14 @@ fn a_flush_and_a_stop_break_off_a_frame() {
         gst::PadProbeReturn::Ok
     });
     let patience = Duration::from_secs(60);
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     begun.recv_timeout(patience).unwrap();
     let (finish, finished) = mpsc::channel();
     thread::spawn(move || {
         pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::ZERO).unwrap();
         begun.recv_timeout(patience).unwrap();
         let errors = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]);
-        pipeline.set_state(gst::State::Null).unwrap();
+        set_state(&pipeline, gst::State::Null).unwrap();
         finish.send(errors.is_none()).unwrap();
     });
     assert_eq!(finished.recv_timeout(patience), Ok(true));
@@ -185,15 +189,15 @@ fn it_can_be_sought_stopped_and_started_again() {
         "videotestsrc num-buffers=20 ! video/x-raw,width=32,height=24,framerate=25/1 ! neuralstyle {QUICK} ! fakesink"
     ))
     .unwrap();
-    pipeline.set_state(gst::State::Paused).unwrap();
+    set_state(&pipeline, gst::State::Paused).unwrap();
     assert_eq!(pipeline.state(PATIENCE).0, Ok(gst::StateChangeSuccess::Success));
     pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_mseconds(200)).unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
     for _ in 0..2 {
-        pipeline.set_state(gst::State::Null).unwrap();
-        pipeline.set_state(gst::State::Playing).unwrap();
+        set_state(&pipeline, gst::State::Null).unwrap();
+        set_state(&pipeline, gst::State::Playing).unwrap();
         assert_eq!(last_message(&pipeline), gst::MessageType::Eos);
     }
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }

@@ -2,6 +2,8 @@
 
 //! The element when it stops: nothing waits for long, and nothing is left. One test at a time, as threads are counted.
 
+mod states;
+
 use std::{
     sync::{Mutex, mpsc},
     thread,
@@ -9,6 +11,8 @@ use std::{
 };
 
 use gst::prelude::*;
+
+use states::set_state;
 
 /// How long anything may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,16 +38,6 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Sets the pipeline to NULL, which must not take long.
-fn stop(pipeline: gst::Pipeline) {
-    let (finish, finished) = mpsc::channel();
-    thread::spawn(move || {
-        pipeline.set_state(gst::State::Null).unwrap();
-        finish.send(()).unwrap();
-    });
-    assert!(finished.recv_timeout(PATIENCE).is_ok(), "the stop hangs");
-}
-
 #[test]
 fn a_flush_does_not_undo_a_stop() {
     let _guard = ONE_AT_A_TIME.lock();
@@ -64,9 +58,9 @@ fn a_flush_does_not_undo_a_stop() {
         drop(lock);
         gst::PadProbeReturn::Ok
     });
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     begun.recv_timeout(PATIENCE).unwrap();
-    stop(pipeline);
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 /// Linux tells what threads there are.
@@ -90,11 +84,11 @@ fn no_preparation_outlives_a_stop() {
         "videotestsrc is-live=true ! video/x-raw,format=RGB,width=48,height=32,framerate=20/1 \
          ! neuralstyle name=painter first-iterations=2 ! fakesink sync=true",
     );
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     wait_until("a frame is painted", || painter.property::<gst::Structure>("stats").n_fields() > 0);
     painter.set_property("style", style.to_str());
     wait_until("a preparation begins", || preparations() > 0);
-    stop(pipeline);
+    set_state(&pipeline, gst::State::Null).unwrap();
     assert_eq!(preparations(), 0);
 }
 
@@ -109,7 +103,7 @@ fn a_style_that_is_no_file_does_not_hold_up_a_stop() {
         "videotestsrc is-live=true ! video/x-raw,format=RGB,width=48,height=32,framerate=20/1 \
          ! neuralstyle name=painter first-iterations=2 ! fakesink sync=true",
     );
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     wait_until("a frame is painted", || painter.property::<gst::Structure>("stats").n_fields() > 0);
     painter.set_property("style", pipe.to_str());
     let bus = pipeline.bus().unwrap();
@@ -119,5 +113,5 @@ fn a_style_that_is_no_file_does_not_hold_up_a_stop() {
         _ => panic!("no warning"),
     };
     assert!(text.contains("regular file"), "{text}");
-    stop(pipeline);
+    set_state(&pipeline, gst::State::Null).unwrap();
 }

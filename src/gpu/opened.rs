@@ -38,6 +38,7 @@ pub(super) struct Kernel {
 }
 
 /// Work that was submitted to the card.
+#[derive(Clone)]
 pub(crate) struct Submission(pub(super) wgpu::SubmissionIndex);
 
 impl Gpu {
@@ -160,6 +161,13 @@ impl Gpu {
         let done = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(PATIENCE) });
         done.map_err(|error| self.error(error.to_string()))?;
         self.check()
+    }
+
+    /// Whether this submission is done.
+    #[cfg(test)]
+    pub(crate) fn is_done(&self, Submission(submission): Submission) -> bool {
+        let submission_index = Some(submission);
+        self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(Duration::ZERO) }).is_ok()
     }
 
     /// The kernels made so far, in WGSL.

@@ -5,6 +5,8 @@
 mod films;
 mod pictures;
 mod place;
+#[path = "../states/mod.rs"]
+mod states;
 
 use std::{
     fs,

@@ -25,6 +25,8 @@ use gst_video::{
 };
 use tempfile::TempDir;
 
+use crate::states::set_state;
+
 /// Settings with which it hardly matters how long the painting takes.
 pub const FAST: [&str; 3] = ["working-size=48", "iterations=1", "first-iterations=1"];
 /// What takes longer than this never ends.
@@ -266,10 +268,10 @@ fn run(description: &str) {
 /// Runs a pipeline to its end.
 fn run_to_end(pipeline: &gst::Pipeline, what: &str) {
     let bus = pipeline.bus().unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(pipeline, gst::State::Playing).unwrap();
     let limit = gst::ClockTime::try_from(LIMIT).unwrap();
     let last = bus.timed_pop_filtered(limit, &[gst::MessageType::Eos, gst::MessageType::Error]);
     let last = last.unwrap_or_else(|| panic!("no end of {what}"));
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(pipeline, gst::State::Null).unwrap();
     assert_eq!(last.type_(), gst::MessageType::Eos, "{what}: {last:?}");
 }

@@ -88,6 +88,36 @@ impl GpuObjective {
         }
         self.layers.check_size("frame", size)
     }
+
+    /// See [`Objective::optimize`].
+    fn begin(&mut self, start: Start) -> Result<GpuOptimization<'_>> {
+        start.check()?;
+        let Start { image, optimizer, trust } = start;
+        self.check_size(image.size())?;
+        self.lay_out(image.size())?;
+        let Self { network, style, content_size, workspace: Some(workspace), .. } = self else {
+            return Err(Error::NoStyle);
+        };
+        let (gpu, pixels) = (&*network.gpu, &workspace.pixels);
+        gpu.write(&pixels.image, 0, image.data());
+        gpu.write(&pixels.first_moment, 0, &optimizer.first_moment);
+        gpu.write(&pixels.second_moment, 0, &optimizer.second_moment);
+        gpu.write(&pixels.freshness, 0, &optimizer.freshness);
+        if let Some(trust) = &trust {
+            gpu.write(&pixels.trust, 0, trust);
+            gpu.submit([], &[(&pixels.image, &pixels.warped)])?;
+        }
+        Ok(GpuOptimization {
+            network,
+            style,
+            has_content: content_size.is_some(),
+            workspace,
+            image,
+            optimizer,
+            has_target: trust.is_some(),
+            last: None,
+        })
+    }
 }
 
 impl Objective for GpuObjective {
@@ -154,32 +184,7 @@ impl Objective for GpuObjective {
     }
 
     fn optimize(&mut self, start: Start) -> Result<Box<dyn Optimization + '_>> {
-        start.check()?;
-        let Start { image, optimizer, trust } = start;
-        self.check_size(image.size())?;
-        self.lay_out(image.size())?;
-        let Self { network, style, content_size, workspace: Some(workspace), .. } = self else {
-            return Err(Error::NoStyle);
-        };
-        let (gpu, pixels) = (&*network.gpu, &workspace.pixels);
-        gpu.write(&pixels.image, 0, image.data());
-        gpu.write(&pixels.first_moment, 0, &optimizer.first_moment);
-        gpu.write(&pixels.second_moment, 0, &optimizer.second_moment);
-        gpu.write(&pixels.freshness, 0, &optimizer.freshness);
-        if let Some(trust) = &trust {
-            gpu.write(&pixels.trust, 0, trust);
-            gpu.submit([], &[(&pixels.image, &pixels.warped)])?;
-        }
-        Ok(Box::new(GpuOptimization {
-            network,
-            style,
-            has_content: content_size.is_some(),
-            workspace,
-            image,
-            optimizer,
-            has_target: trust.is_some(),
-            last: None,
-        }))
+        Ok(Box::new(self.begin(start)?))
     }
 }
 
@@ -272,6 +277,23 @@ mod tests {
         assert!(sources.len() > 15, "only {} kernels were made", sources.len());
         for source in sources.iter().filter(|source| !source.contains("wgpu_cooperative_matrix")) {
             translation::check(source);
+        }
+    }
+
+    #[test]
+    fn no_more_than_two_steps_are_in_flight() {
+        let gpu = Gpu::open(&AdapterChoice::Number(0)).unwrap();
+        let layers = LossLayers::new(Vec::new(), parse_layers("relu2_2").unwrap(), Pooling::Max);
+        let mut objective = GpuObjective::new(&Vgg::built_in().unwrap(), layers, &gpu).unwrap();
+        let picture = Image::filled(96, 96, 90.0);
+        let grams = objective.grams(&picture).unwrap();
+        objective.set_style(&grams).unwrap();
+        objective.set_content(&picture).unwrap();
+        let mut optimization = objective.begin(picture.into()).unwrap();
+        for _ in 0..6 {
+            let before = optimization.last.clone();
+            optimization.step(StepLength::new(1.0, 0.0), &LossWeights::new(0.0, 1.0)).unwrap();
+            assert!(before.is_none_or(|before| gpu.is_done(before)), "a third step is in flight");
         }
     }
 }
