@@ -41,15 +41,27 @@ check_dependencies() {
     fi
 }
 
-check_without_gstreamer() {
-    local crates
-    crates=$(cargo tree --locked --no-default-features --edges normal,build,dev --prefix none)
-    if grep -E '^(gst-plugin-version-helper|gstreamer|glib|gobject|gio)' <<<"$crates"; then
-        echo "These crates are there without default features" >&2
+# Fails if a build with the features has a crate whose name begins so.
+check_absent() {
+    local names=$1 features=$2 edges=$3 crates
+    crates=$(cargo tree --locked --no-default-features --features "$features" --edges "$edges" --prefix none)
+    if grep -E "^($names)" <<<"$crates"; then
+        echo "These crates are there with only the features '$features'" >&2
         return 1
     fi
+}
+
+# Without graphics cards either, as both have to be left out.
+check_without_gstreamer() {
+    check_absent 'gst-plugin-version-helper|gstreamer|glib|gobject|gio' "" normal,build,dev
     cargo clippy --locked --no-default-features --all-targets -- -D warnings
     cargo test --locked --no-default-features
+}
+
+check_without_graphics_cards() {
+    check_absent 'wgpu|minijinja|pollster|naga' plugin normal,build
+    cargo clippy --locked --no-default-features --features plugin -- -D warnings
+    cargo clippy --locked --no-default-features --features gpu -- -D warnings
 }
 
 build_plugin() {
@@ -106,6 +118,9 @@ check_dependencies
 
 step "The library without GStreamer"
 check_without_gstreamer
+
+step "The library without graphics cards"
+check_without_graphics_cards
 
 step "Properties of the element, against $inspected"
 build_plugin

@@ -3,8 +3,9 @@
 //! Paints live and recorded video in the manner of any picture, by optimization and without training.
 //!
 //! This crate is the GStreamer plugin `neuralstyle` with its one element of the same name, and a library for Rust
-//! programs: a [`Stylizer`](stylizer::Stylizer) paints frames where they lie. The element is behind the feature
-//! `plugin`, which is on by default: without default features the library builds without GStreamer.
+//! programs: a [`Stylizer`](stylizer::Stylizer) paints frames where they lie. Two features are on by
+//! default: `plugin` has the element, and without it the library builds without GStreamer; `gpu` has the objective on
+//! graphics cards.
 //!
 //! ```no_run
 //! use gstneuralstyle::{
@@ -75,6 +76,7 @@
 #[cfg(feature = "plugin")]
 pub mod element;
 mod error;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod image;
 pub mod motion;

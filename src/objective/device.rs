@@ -2,7 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Error, Result, gpu::AdapterChoice};
+#[cfg(feature = "gpu")]
+use crate::gpu::AdapterChoice;
+use crate::{Error, Result};
 
 /// Where the objective is computed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -12,6 +14,7 @@ pub enum Device {
     #[default]
     Cpu,
     /// A graphics card.
+    #[cfg(feature = "gpu")]
     Gpu(AdapterChoice),
 }
 
@@ -26,7 +29,13 @@ impl FromStr for Device {
                 problem: "devices are cpu, gpu, gpu:<number>, and parts of the name of a graphics card".to_owned(),
             }),
             "cpu" => Ok(Self::Cpu),
+            #[cfg(feature = "gpu")]
             name => name.parse().map(Self::Gpu),
+            #[cfg(not(feature = "gpu"))]
+            name => Err(Error::Device {
+                name: name.to_owned(),
+                problem: "this build has only cpu, as its feature gpu is off".to_owned(),
+            }),
         }
     }
 }
@@ -35,6 +44,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            #[cfg(feature = "gpu")]
             Self::Gpu(choice) => choice.fmt(f),
         }
     }
@@ -45,6 +55,17 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(not(feature = "gpu"))]
+    fn graphics_cards_are_refused_by_a_build_without_them() {
+        assert_eq!("cpu".parse::<Device>().unwrap(), Device::Cpu);
+        for name in ["gpu", "gpu:0", "RTX 3060"] {
+            let error = name.parse::<Device>().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("feature gpu is off"), "{error}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "gpu")]
     fn names_are_read() {
         for (name, device) in [
             ("cpu", Device::Cpu),

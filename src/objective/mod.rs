@@ -6,6 +6,7 @@ mod adam;
 mod cpu_optimization;
 mod device;
 mod fused;
+#[cfg(feature = "gpu")]
 mod gpu;
 mod packed;
 mod reference;
@@ -16,11 +17,12 @@ mod total_variation;
 
 use std::sync::Arc;
 
+#[cfg(feature = "gpu")]
+use crate::gpu::Gpu;
 #[cfg(target_arch = "x86_64")]
 use crate::processor::{Kind, kernels::Amx};
 use crate::{
     Error, Result,
-    gpu::Gpu,
     image::Image,
     network::{self, Layer, Pooling, Vgg},
     processor::{Processor, kernels::Float32},
@@ -29,6 +31,7 @@ use crate::{
 pub(crate) use adam::Memory;
 pub use adam::{Adam, StepLength};
 pub use device::Device;
+#[cfg(feature = "gpu")]
 pub use gpu::GpuObjective;
 pub use reference::ReferenceObjective;
 
@@ -307,6 +310,7 @@ pub fn open(
 ) -> Result<Box<dyn Objective>> {
     match device {
         Device::Cpu => with_kernels!(processor, fused::open(weights, layers, processor.clone())),
+        #[cfg(feature = "gpu")]
         Device::Gpu(choice) => Ok(Box::new(GpuObjective::new(&weights, layers, &Gpu::open(choice)?)?)),
     }
 }
