@@ -16,7 +16,10 @@ use clap::Args;
 use gst::prelude::*;
 use serde_json::json;
 
-use crate::{PATIENCE, Result, check_growth, rss_mb};
+use crate::{
+    PATIENCE, Result,
+    memory::{check_growth, rss_mb},
+};
 
 #[derive(Args)]
 pub struct Arguments {

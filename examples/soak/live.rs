@@ -18,7 +18,10 @@ use gst::{glib, prelude::*};
 use gstneuralstyle::{element, style};
 use serde_json::json;
 
-use crate::{PATIENCE, Result, check_growth, rss_mb};
+use crate::{
+    PATIENCE, Result,
+    memory::{ENOUGH_CHANGES, Lows, check_growth, rss_mb},
+};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -64,6 +67,8 @@ struct Seen {
     ages: Vec<Duration>,
     iterations: Vec<u32>,
     working_sizes: Vec<u64>,
+    /// How often the style was another one, since the start.
+    style_changes: u64,
     out_of_order: u64,
     last: Option<gst::ClockTime>,
 }
@@ -97,15 +102,15 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         }
         None => None,
     };
-    let has_begun = || seen.lock().is_ok_and(|seen| !seen.iterations.is_empty());
-    let watched = watch_bus(&pipeline, &painter, arguments, has_begun);
+    let watched = watch_bus(&pipeline, &painter, arguments, &seen);
     stop.store(true, Ordering::Relaxed);
     pipeline.set_state(gst::State::Null)?;
     if let Some(pusher) = pusher {
         pusher.join().map_err(|_| "the source panicked")?;
     }
-    let Watched { settled_mb, last_mb } = watched?;
-    check_growth(settled_mb, last_mb)?;
+    let Watched { settled_mb, last_mb, lows } = watched?;
+    // While styles change, the last moment may be one in which a preparation takes memory.
+    if arguments.styles == 0 { check_growth(settled_mb, last_mb) } else { lows.check() }?;
 
     let mut seen = std::mem::take(&mut *seen.lock().map_err(|_| "a probe panicked")?);
     let painted = seen.iterations.iter().filter(|&&iterations| iterations > 0).count();
@@ -138,6 +143,8 @@ pub fn run(arguments: &Arguments) -> Result<serde_json::Value> {
         "working_sizes": runs(&seen.working_sizes),
         "rss_settled_mb": settled_mb,
         "rss_last_mb": last_mb,
+        "style_changes": seen.style_changes,
+        "rss_growth_for_a_style_mb": lows.growth_for_a_change().map(|growth| (growth * 10.0).round() / 10.0),
     }))
 }
 
@@ -170,6 +177,7 @@ fn watch(painter: &gst::Element, sent: &gst::Element) -> Result<Arc<Mutex<Seen>>
         let stats = painter.property::<gst::Structure>("stats");
         seen.iterations.push(stats.get("iterations").unwrap_or_default());
         seen.working_sizes.push(stats.get("working-size").unwrap_or_default());
+        seen.style_changes = stats.get("style-updates").unwrap_or_default();
         seen.out_of_order += u64::from(seen.last.replace(pts).is_some_and(|last| last >= pts));
     });
     Ok(seen)
@@ -178,14 +186,15 @@ fn watch(painter: &gst::Element, sent: &gst::Element) -> Result<Arc<Mutex<Seen>>
 struct Watched {
     settled_mb: Option<u64>,
     last_mb: Option<u64>,
+    lows: Lows,
 }
 
-/// Waits while the pipeline plays, on a busy machine longer for the first frame.
+/// Waits while the pipeline plays, on a busy machine longer: for the first frame, and for enough changes of the style.
 fn watch_bus(
     pipeline: &gst::Pipeline,
     painter: &gst::Element,
     arguments: &Arguments,
-    has_begun: impl Fn() -> bool,
+    seen: &Mutex<Seen>,
 ) -> Result<Watched> {
     let bus = pipeline.bus().ok_or("the pipeline has no bus")?;
     let duration = Duration::from_secs(arguments.seconds);
@@ -193,8 +202,12 @@ fn watch_bus(
     let mut styles = names.iter().cycle().skip(1);
     let (started, mut changes) = (Instant::now(), 0);
     let settled = MEMORY_SETTLES.min(duration / 2);
-    let mut watched = Watched { settled_mb: None, last_mb: None };
-    while started.elapsed() < duration || (started.elapsed() < PATIENCE && !has_begun()) {
+    let asked_for = duration.as_secs_f64() * f64::from(arguments.styles) / 60.0;
+    let least_changes = ENOUGH_CHANGES.min(asked_for as u64);
+    let mut watched = Watched { settled_mb: None, last_mb: None, lows: Lows::default() };
+    let seen = || seen.lock().map(|seen| (seen.iterations.len(), seen.style_changes)).unwrap_or_default();
+    let lacks_something = || seen().0 == 0 || seen().1 < least_changes;
+    while started.elapsed() < duration || (started.elapsed() < PATIENCE && lacks_something()) {
         if let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) {
             match message.view() {
                 gst::MessageView::Error(error) => return Err(error.error().to_string().into()),
@@ -206,6 +219,9 @@ fn watch_bus(
         if started.elapsed().as_secs_f64() * f64::from(arguments.styles) / 60.0 >= f64::from(changes + 1) {
             changes += 1;
             painter.set_property("style", styles.next().copied());
+        }
+        if let Some(mb) = rss_mb() {
+            watched.lows.note(seen().1, mb);
         }
         if watched.settled_mb.is_none() && started.elapsed() >= settled {
             watched.settled_mb = rss_mb();

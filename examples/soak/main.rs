@@ -5,8 +5,9 @@
 
 mod chaos;
 mod live;
+mod memory;
 
-use std::{error::Error, fs, time::Duration};
+use std::{error::Error, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -14,8 +15,6 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// How long no frame may come out before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// By how much memory may grow once it has settled, in megabytes: a preparation comes and goes.
-const MOST_GROWTH_MB: u64 = 128;
 
 #[derive(Parser)]
 #[command(about = "Runs the element for a long time and prints the result as one line of JSON")]
@@ -42,21 +41,4 @@ fn main() -> Result<()> {
     };
     println!("{summary}");
     Ok(())
-}
-
-/// Fails if memory grew by too much, in megabytes. Where the system does not tell there is nothing to check.
-fn check_growth(settled: Option<u64>, last: Option<u64>) -> Result<()> {
-    match settled.zip(last) {
-        Some((settled, last)) if last > settled + MOST_GROWTH_MB => {
-            Err(format!("memory grew from {settled} to {last} MB").into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The resident memory of this process, in megabytes; `None` where the system does not tell.
-fn rss_mb() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes / 1024)
 }
