@@ -64,6 +64,26 @@ pub enum Error {
         available: String,
     },
 
+    /// A Gram matrix of a layer that is not among the style layers.
+    #[error("a Gram matrix is of {layer}, but the style layers are {available}")]
+    GramLayer {
+        /// The layer of its feature maps.
+        layer: String,
+        /// The style layers, separated by commas.
+        available: String,
+    },
+
+    /// A Gram matrix of another size than the weights give it.
+    #[error("the Gram matrix of {layer} has {actual} values, not {expected}")]
+    GramSize {
+        /// The layer of its feature maps.
+        layer: String,
+        /// How many values it must have.
+        expected: usize,
+        /// How many it has.
+        actual: usize,
+    },
+
     /// A setting with a value that it cannot have.
     #[error("{setting} is {value}: it must be {expected}")]
     Setting {

@@ -2,9 +2,13 @@
 
 //! The element behind live sources.
 
+mod states;
+
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
+
+use states::set_state;
 
 /// How long anything may take before it counts as hanging.
 const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
@@ -22,7 +26,7 @@ fn play_frames(frames: &str, source: &str, properties: &str) -> (gst::Pipeline, 
     let line =
         format!("{source} ! {caps} ! neuralstyle name=painter post-messages=true {properties} ! fakesink sync=true");
     let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
+    set_state(&pipeline, gst::State::Playing).unwrap();
     let first = wait(&pipeline, gst::MessageType::Element);
     (pipeline, first)
 }
@@ -74,7 +78,7 @@ fn live_sources_are_told_the_latency() {
         wait(&pipeline, gst::MessageType::Latency);
         assert_eq!(latency(&pipeline).1 + Duration::from_millis(50), with + Duration::from_millis(own), "{budget}");
     }
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn a_live_picture_does_not_wait_for_the_first_iterations() {
     assert_eq!(field("frame").get::<u64>().unwrap(), 0);
     assert!(field("iterations").get::<u32>().unwrap() < 10_000);
     wait_for_some(&pipeline, "iterations");
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -98,7 +102,7 @@ fn recorded_frames_have_a_fixed_number_of_iterations() {
         assert_eq!(message.structure().unwrap().get::<u32>("iterations").unwrap(), 2);
     }
     wait(&pipeline, gst::MessageType::Eos);
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -116,7 +120,7 @@ fn live_styles_change_while_frames_go_on() {
     // The next style can be used all the same.
     painter.set_property("style", "woodcut");
     wait_for(&pipeline, "style-updates", |updates| updates == 3);
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -128,7 +132,7 @@ fn live_layers_and_sizes_change_while_frames_go_on() {
     painter.set_property("style-layers", "relu1_1,relu2_1");
     painter.set_property("style", "glass");
     wait_for(&pipeline, "style-updates", |updates| updates == 3);
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -141,12 +145,12 @@ fn a_working_size_that_fits_the_machine_is_for_live_frames() {
     let caps = pipeline.by_name("painter").unwrap().static_pad("src").unwrap().current_caps().unwrap();
     let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
     assert_eq!((info.width(), info.height()), (320, 180));
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 
     let recorded = "working-size=-1 first-iterations=1 style-layers=relu1_1 content-layers=relu2_1";
     let (pipeline, first) = play_frames(frames, "videotestsrc num-buffers=1", recorded);
     assert_eq!(number(&first, "working-size"), 320);
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn live_sources_get_the_light_network_and_others_vgg16() {
     ] {
         let (pipeline, first) = play(source, properties);
         assert_eq!(first.structure().unwrap().get::<&str>("network").unwrap(), network, "{source} {properties}");
-        pipeline.set_state(gst::State::Null).unwrap();
+        set_state(&pipeline, gst::State::Null).unwrap();
     }
 }
 
@@ -169,10 +173,10 @@ fn live_sources_get_the_light_network_and_others_vgg16() {
 fn live_frames_go_on_after_a_pause_and_a_stop() {
     let (pipeline, _) = play("videotestsrc is-live=true", "first-iterations=2");
     for state in [gst::State::Paused, gst::State::Null] {
-        pipeline.set_state(state).unwrap();
+        set_state(&pipeline, state).unwrap();
         while pipeline.bus().unwrap().pop().is_some() {}
-        pipeline.set_state(gst::State::Playing).unwrap();
+        set_state(&pipeline, gst::State::Playing).unwrap();
         wait_for(&pipeline, "frame", |frame| frame > 2);
     }
-    pipeline.set_state(gst::State::Null).unwrap();
+    set_state(&pipeline, gst::State::Null).unwrap();
 }

@@ -474,6 +474,8 @@ fn error_message(error: &Error) -> gst::ErrorMessage {
         | Error::Device { .. }
         | Error::Processor { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
         Error::ImageSize { .. }
+        | Error::GramLayer { .. }
+        | Error::GramSize { .. }
         | Error::PackedFormat { .. }
         | Error::NoStyle
         | Error::Interrupted

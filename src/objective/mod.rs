@@ -76,19 +76,15 @@ impl LossLayers {
     ///
     /// # Errors
     ///
-    /// [`Error::LayerNotInWeights`] or [`Error::Tensor`].
+    /// [`Error::GramLayer`] or [`Error::GramSize`].
     fn check_gram(&self, weights: &Vgg, gram: &Gram) -> Result<usize> {
         let layer = gram.layer.to_string();
         let is_wanted = |own: &Layer| *own == gram.layer && self.style_layers.contains(own);
         let Some(n) = weights.layers().iter().position(is_wanted) else {
-            let available = network::join(&self.style_layers);
-            return Err(Error::LayerNotInWeights { setting: "style-layers", layer, available });
+            return Err(Error::GramLayer { layer, available: network::join(&self.style_layers) });
         };
         let (expected, actual) = (weights.convolutions()[n].outputs.pow(2), gram.values.len());
-        if actual == expected {
-            return Ok(n);
-        }
-        Err(Error::Tensor(format!("the Gram matrix of {layer} has {actual} values, not {expected}").into()))
+        if actual == expected { Ok(n) } else { Err(Error::GramSize { layer, expected, actual }) }
     }
 
     /// Checks that an image of `size` still has a position at the deepest layer.

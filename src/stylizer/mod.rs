@@ -254,7 +254,7 @@ impl Stylizer {
     /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
     /// `None` if it is not known, as on a GPU, which has a memory of its own.
     ///
-    /// The weights, which stylizers share, are not counted. While a [preparation](live::Preparation) runs, it takes up to
+    /// What stylizers share is not counted: the weights, and filters that are packed already. While a [preparation](live::Preparation) runs, it takes up to
     /// as much again, and checks that before.
     pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
         self.memory_with(settings, frame_size, self.picture_size())

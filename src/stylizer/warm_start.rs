@@ -20,6 +20,7 @@ const FULL_CHANGE: f32 = 64.0;
 
 /// What each frame after the first starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum WarmStart {
     /// The frame itself. The paint flickers, because no frame knows of another.
     None,
