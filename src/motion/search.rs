@@ -131,6 +131,17 @@ fn load<V: Vector>(upper: &[f32], lower: &[f32]) -> V {
     V::load(&lanes)
 }
 
+/// The sum of the lanes of each vector. In `map` of an array it would be a function call without the instructions of the
+/// kind, which takes many times as long.
+#[inline(always)]
+fn totals<V: Vector, const N: usize>(vectors: &[V; N]) -> [f32; N] {
+    let mut totals = [0.0; N];
+    for (total, vector) in totals.iter_mut().zip(vectors) {
+        *total = vector.sum();
+    }
+    totals
+}
+
 struct Patch<V> {
     x: usize,
     y: usize,
@@ -176,7 +187,7 @@ impl<V: Vector> Patch<V> {
             sums[3] = dx.mul_add(dy, sums[3]);
             sums[4] = dy.mul_add(dy, sums[4]);
         }
-        let [x, y, xx, xy, yy] = sums.map(V::sum);
+        let [x, y, xx, xy, yy] = totals(&sums);
         let (xx, xy, yy) = (xx - SHARE * x * x + DAMPING, xy - SHARE * x * y, yy - SHARE * y * y + DAMPING);
         // Not zero: the damping makes the matrix of the sums positive definite.
         let scale = 1.0 / (xx * yy - xy * xy);
@@ -197,8 +208,8 @@ impl<V: Vector> Patch<V> {
         let x = (self.x as f32 + displacement[0]).clamp(FIRST, (other.width() + BEYOND) as f32);
         let y = (self.y as f32 + displacement[1]).clamp(FIRST, (other.height() + BEYOND) as f32);
         let (left, top) = (x.floor(), y.floor());
-        let [(left_share, right_share), (upper_share, lower_share)] =
-            [x - left, y - top].map(|share| (V::splat(1.0 - share), V::splat(share)));
+        let (right_share, lower_share) = (V::splat(x - left), V::splat(y - top));
+        let (left_share, upper_share) = (V::splat(1.0 - (x - left)), V::splat(1.0 - (y - top)));
         let around = other.rows_from(left as isize, top as isize);
         let row = |n: usize| &around[n * other.stride()..][..PATCH + 1];
         let mut rows = [V::splat(0.0); HALF + 1];
@@ -223,7 +234,7 @@ impl<V: Vector> Patch<V> {
             sums[2] = row.mul_add(self.slopes[0][n], sums[2]);
             sums[3] = row.mul_add(self.slopes[1][n], sums[3]);
         }
-        let [total, squares, x, y] = sums.map(V::sum);
+        let [total, squares, x, y] = totals(&sums);
         Fit { displacement, error: squares - SHARE * total * total, slope: [x, y] }
     }
 
