@@ -8,7 +8,10 @@
 //! while the ringing of a Lanczos kernel grows from frame to frame.
 
 use super::Flow;
-use crate::processor::{Processor, Task, Vector};
+use crate::processor::{LANES, Lanes, Processor, Task, Vector};
+
+/// How many rows a job takes.
+const BAND: usize = 16;
 
 /// How many coefficients a pixel needs in each direction.
 const TAPS: usize = 4;
@@ -40,7 +43,8 @@ const FILTER: [f32; REACH + 1] = {
 /// Warps images. It reuses its memory.
 pub struct Warper {
     processor: Processor,
-    coefficients: Vec<f32>,
+    /// For each pixel those of up to [`LANES`] planes, which are interpolated together.
+    coefficients: Vec<Lanes>,
 }
 
 impl Warper {
@@ -49,9 +53,9 @@ impl Warper {
         Self { processor, coefficients: Vec::new() }
     }
 
-    /// The memory, in bytes, that it takes to warp so many planes of this size.
-    pub(crate) fn memory_for((width, height): (usize, usize), planes: usize) -> usize {
-        planes * (width + BEYOND) * (height + BEYOND) * size_of::<f32>()
+    /// The memory, in bytes, that it takes to warp planes of this size.
+    pub(crate) fn memory_for((width, height): (usize, usize)) -> usize {
+        (width + BEYOND) * (height + BEYOND) * size_of::<Lanes>()
     }
 
     /// Warps images in place: pixel p gets what was at p + flow(p). Each image is any number of planes of the flow's size.
@@ -68,70 +72,72 @@ impl Warper {
         assert!(pixels > 0, "the flow is empty");
         assert!(flow.x.len() == pixels && flow.y.len() == pixels, "the flow does not have a vector for each pixel");
         assert!(images.iter().all(|image| image.len().is_multiple_of(pixels)), "an image is not of the flow's size");
-        let bands = self.processor.threads();
-
-        let (stride, rows) = (width + BEYOND, height + BEYOND);
-        let planes = images.iter().map(|image| image.len() / pixels).sum::<usize>();
-        self.coefficients.resize(planes * stride * rows, 0.0);
-        let band = rows.div_ceil(bands);
-        let planes = images.iter().flat_map(|image| image.chunks_exact(pixels));
-        let tasks = planes.zip(self.coefficients.chunks_exact_mut(stride * rows)).flat_map(|(plane, coefficients)| {
-            let bands = coefficients.chunks_mut(band * stride).enumerate();
-            bands.map(move |(n, to)| Filter { plane, width, first_row: n * band, coefficients: to })
-        });
-        self.processor.run_tasks(tasks);
-
-        let band = height.div_ceil(bands);
-        let mut tasks: Vec<_> = (0..height)
-            .step_by(band)
-            .map(|first_row| Interpolate { flow, coefficients: &self.coefficients, first_row, planes: Vec::new() })
-            .collect();
-        for plane in images.iter_mut().flat_map(|image| image.chunks_exact_mut(pixels)) {
-            let bands = plane.chunks_mut(band * width);
-            tasks.iter_mut().zip(bands).for_each(|(task, band)| task.planes.push(band));
+        let stride = width + BEYOND;
+        self.coefficients.resize(stride * (height + BEYOND), Lanes::ZERO);
+        let mut planes: Vec<&mut [f32]> = images.iter_mut().flat_map(|image| image.chunks_exact_mut(pixels)).collect();
+        for planes in planes.chunks_mut(LANES) {
+            let sources: Vec<&[f32]> = planes.iter().map(|plane| &**plane).collect();
+            let bands = self.coefficients.chunks_mut(BAND * stride).enumerate();
+            let planes_of_band = &sources;
+            self.processor.run_tasks(bands.map(|(n, coefficients)| Filter {
+                planes: planes_of_band,
+                width,
+                first_row: n * BAND,
+                coefficients,
+            }));
+            let mut tasks: Vec<_> = (0..height)
+                .step_by(BAND)
+                .map(|first_row| Interpolate { flow, coefficients: &self.coefficients, first_row, planes: Vec::new() })
+                .collect();
+            for plane in planes {
+                let bands = plane.chunks_mut(BAND * width);
+                tasks.iter_mut().zip(bands).for_each(|(task, band)| task.planes.push(band));
+            }
+            self.processor.run_tasks(tasks.into_iter());
         }
-        self.processor.run_tasks(tasks.into_iter());
     }
 }
 
-/// Computes rows of the coefficients of the spline through a plane.
+/// Computes rows of the coefficients of the splines through planes.
 struct Filter<'a> {
-    plane: &'a [f32],
+    planes: &'a [&'a [f32]],
     width: usize,
-    /// The first row, counted from the first coefficients, which are `BEFORE` rows above the plane.
+    /// The first row, counted from the first coefficients, which are `BEFORE` rows above the planes.
     first_row: usize,
-    coefficients: &'a mut [f32],
+    coefficients: &'a mut [Lanes],
 }
 
 impl Task for Filter<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { plane, width, first_row, coefficients } = self;
-        let last = (plane.len() / width - 1) as isize;
+        let Self { planes, width, first_row, coefficients } = self;
         // A row, filtered along the columns, and repeated beyond the edges as far as the filter along the row reaches.
         const AROUND: usize = BEFORE + REACH;
         let stride = width + BEYOND;
-        let mut filtered = vec![0.0; stride + 2 * REACH];
+        let (mut filtered, mut sums) = (vec![0.0; stride + 2 * REACH], vec![0.0; stride]);
         for (n, coefficients) in coefficients.chunks_exact_mut(stride).enumerate() {
             let y = (first_row + n) as isize - BEFORE as isize;
-            let row = |offset: isize| {
-                let y = (y + offset).clamp(0, last).cast_unsigned();
-                &plane[y * width..][..width]
-            };
-            let inner = &mut filtered[AROUND..][..width];
-            inner.iter_mut().zip(row(0)).for_each(|(sum, value)| *sum = FILTER[0] * value);
-            for (n, factor) in FILTER.iter().enumerate().skip(1) {
-                let rows = row(-(n as isize)).iter().zip(row(n as isize));
-                inner.iter_mut().zip(rows).for_each(|(sum, (above, below))| *sum += factor * (above + below));
-            }
-            let (left, right) = (filtered[AROUND], filtered[AROUND + width - 1]);
-            filtered[..AROUND].fill(left);
-            filtered[AROUND + width..].fill(right);
-            for (sum, window) in coefficients.iter_mut().zip(filtered.windows(2 * REACH + 1)) {
-                *sum = FILTER[0] * window[REACH];
-                for n in 1..=REACH {
-                    *sum += FILTER[n] * (window[REACH - n] + window[REACH + n]);
+            for (number, plane) in planes.iter().enumerate() {
+                let last = (plane.len() / width - 1) as isize;
+                let row = |offset: isize| {
+                    let y = (y + offset).clamp(0, last).cast_unsigned();
+                    &plane[y * width..][..width]
+                };
+                let inner = &mut filtered[AROUND..][..width];
+                inner.iter_mut().zip(row(0)).for_each(|(sum, value)| *sum = FILTER[0] * value);
+                for (n, factor) in FILTER.iter().enumerate().skip(1) {
+                    let rows = row(-(n as isize)).iter().zip(row(n as isize));
+                    inner.iter_mut().zip(rows).for_each(|(sum, (above, below))| *sum += factor * (above + below));
                 }
+                let (left, right) = (filtered[AROUND], filtered[AROUND + width - 1]);
+                filtered[..AROUND].fill(left);
+                filtered[AROUND + width..].fill(right);
+                sums.iter_mut().zip(&filtered[REACH..]).for_each(|(sum, value)| *sum = FILTER[0] * value);
+                for (n, factor) in FILTER.iter().enumerate().skip(1) {
+                    let beside = filtered[REACH - n..].iter().zip(&filtered[REACH + n..]);
+                    sums.iter_mut().zip(beside).for_each(|(sum, (left, right))| *sum += factor * (left + right));
+                }
+                coefficients.iter_mut().zip(&sums).for_each(|(lanes, sum)| lanes.0[number] = *sum);
             }
         }
     }
@@ -140,7 +146,7 @@ impl Task for Filter<'_> {
 /// Fills rows of planes from their coefficients.
 struct Interpolate<'a> {
     flow: &'a Flow,
-    coefficients: &'a [f32],
+    coefficients: &'a [Lanes],
     first_row: usize,
     /// The rows of each plane.
     planes: Vec<&'a mut [f32]>,
@@ -150,30 +156,37 @@ impl Task for Interpolate<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Self { flow, coefficients, first_row, mut planes } = self;
-        let (width, height) = (flow.width, flow.height);
-        let (right, bottom) = ((width - 1) as f32, (height - 1) as f32);
+        let width = flow.width;
+        let (right, bottom) = ((width - 1) as f32, (flow.height - 1) as f32);
         let stride = width + BEYOND;
-        let pixels = planes.first().map_or(0, |plane| plane.len());
-        for n in 0..pixels {
-            let (x, y) = (n % width, first_row + n / width);
-            let (move_x, move_y) = (flow.x[y * width + x], flow.y[y * width + x]);
-            if move_x == 0.0 && move_y == 0.0 {
-                continue;
-            }
-            let (x, y) = ((x as f32 + move_x).clamp(0.0, right), (y as f32 + move_y).clamp(0.0, bottom));
-            let (left, top) = (x as usize, y as usize);
-            let (x_weights, y_weights) = (weights(x - left as f32), weights(y - top as f32));
-            let start = top * stride + left;
-            let images = coefficients.chunks_exact(stride * (height + BEYOND));
-            for (plane, coefficients) in planes.iter_mut().zip(images) {
-                let window = &coefficients[start..][..BEYOND * stride + TAPS];
-                let mut columns = [0.0; TAPS];
+        let rows = planes.first().map_or(0, |plane| plane.len() / width);
+        let mut values = Lanes::ZERO;
+        for row in 0..rows {
+            let start = (first_row + row) * width;
+            let moves = flow.x[start..][..width].iter().zip(&flow.y[start..][..width]);
+            for (column, (move_x, move_y)) in moves.enumerate() {
+                if *move_x == 0.0 && *move_y == 0.0 {
+                    continue;
+                }
+                let x = (column as f32 + move_x).clamp(0.0, right);
+                let y = ((first_row + row) as f32 + move_y).clamp(0.0, bottom);
+                let (left, top) = (x as usize, y as usize);
+                let (x_weights, y_weights) = (weights(x - left as f32), weights(y - top as f32));
+                let window = &coefficients[top * stride + left..][..BEYOND * stride + TAPS];
+                let mut columns = [V::splat(0.0); TAPS];
                 for (row, weight) in y_weights.iter().enumerate() {
-                    let row = &window[row * stride..][..TAPS];
-                    columns.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
+                    let weight = V::splat(*weight);
+                    for (sum, lanes) in columns.iter_mut().zip(&window[row * stride..][..TAPS]) {
+                        *sum = sum.add(weight.mul(V::load(lanes)));
+                    }
+                }
+                for (column, weight) in columns.iter_mut().zip(x_weights) {
+                    *column = column.mul(V::splat(weight));
                 }
                 let [a, b, c, d] = columns;
-                plane[n] = (a * x_weights[0] + b * x_weights[1]) + (c * x_weights[2] + d * x_weights[3]);
+                a.add(b).add(c.add(d)).store(&mut values);
+                let pixel = row * width + column;
+                planes.iter_mut().zip(values.0).for_each(|(plane, value)| plane[pixel] = value);
             }
         }
     }

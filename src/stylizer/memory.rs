@@ -23,8 +23,6 @@ const KEPT_VALUES: usize = 4 * 3 + 1;
 const BESIDE_VALUES: usize = 4 * 3 + 2 * 4;
 /// More pixels than any machine has memory for. With them no sum of bytes overflows.
 const MOST_PIXELS: usize = 1 << 40;
-/// Planes that are warped: the residual, both moments, freshness.
-const WARPED_PLANES: usize = 3 * 3 + 1;
 
 impl Stylizer {
     /// See [`memory_for`](Self::memory_for); the style picture has the size `picture`.
@@ -56,7 +54,7 @@ impl Stylizer {
         let images = values(OPTIMIZED_VALUES + beside, size).max(styling) + 3 * pixels(picture);
         let motion = if settings.need_motion() { MotionEstimator::memory_for(processor, size) } else { 0 };
         let follows = settings.warm_start == WarmStart::Flow;
-        let warp = if follows { Warper::memory_for(size, WARPED_PLANES) } else { 0 };
+        let warp = if follows { Warper::memory_for(size) } else { 0 };
         Some((objective + images + motion + warp + Scaler::memory_for(processor, frame_size, size)) as u64)
     }
 
