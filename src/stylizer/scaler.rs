@@ -57,7 +57,7 @@ impl Scaler {
             return 0;
         }
         // The rows of a band at both sizes, and what the resizer has between them.
-        let band = 3 * 3 * BAND * frame.0;
+        let band = 3 * 3 * BAND.max(frame.1 / size.1.max(1) + 2) * frame.0;
         (3 * frame.0 * size.1 + processor.threads() * band) * size_of::<f32>()
     }
 
@@ -93,10 +93,12 @@ impl Scaler {
             picture.planes().collect()
         } else {
             self.wide.resize(3 * pixels, 0.0);
-            let mut results = [const { Ok(()) }; 3];
-            let wide = picture.planes().zip(self.wide.chunks_exact_mut(pixels)).zip(&mut results);
-            let tasks = wide.map(|((plane, wide), result)| Widen {
-                plane,
+            // Rows of all planes: each is enlarged by itself.
+            let band = (3 * picture.height()).div_ceil(2 * self.processor.threads());
+            let bands = picture.data().chunks(band * picture.width()).zip(self.wide.chunks_mut(band * width));
+            let mut results: Vec<Result<()>> = (0..2 * self.processor.threads()).map(|_| Ok(())).collect();
+            let tasks = bands.zip(&mut results).map(|((rows, wide), result)| Widen {
+                rows,
                 width: picture.width(),
                 wide,
                 wide_width: width,
@@ -169,20 +171,27 @@ impl Task for Shrink<'_> {
             let last_row = first_row + planes[0].len() / width;
             let [top, bottom] = [first_row, last_row].map(|row| edge(row, height, frame.height));
             let read = top as usize..(bottom.ceil() as usize).min(frame.height);
-            rows.resize(read.len() * frame.width, 0.0);
-            for (colour, plane) in planes.into_iter().enumerate() {
+            let [pixels, narrow_pixels] = [frame.width, width].map(|width| read.len() * width);
+            rows.resize(3 * (pixels + narrow_pixels), 0.0);
+            let (rows, narrow) = rows.split_at_mut(3 * pixels);
+            for (colour, rows) in rows.chunks_exact_mut(pixels).enumerate() {
                 frame.read(colour, read.clone(), rows);
-                let inside = top - read.start as f64..bottom - read.start as f64;
-                resizer.resize((rows, frame.width), inside, (plane, width), Filter::Shrink)?;
+            }
+            // All colours at once: the resizer computes its weights anew each time.
+            let all = 0.0..(3 * read.len()) as f64;
+            resizer.resize((rows, frame.width), all, (narrow, width), Filter::Shrink)?;
+            let inside = top - read.start as f64..bottom - read.start as f64;
+            for (narrow, plane) in narrow.chunks_exact(narrow_pixels).zip(planes) {
+                resizer.resize((narrow, width), inside.clone(), (plane, width), Filter::Shrink)?;
             }
             Ok(())
         });
     }
 }
 
-/// Enlarges a plane to the width of the frame.
+/// Enlarges rows to the width of the frame.
 struct Widen<'a> {
-    plane: &'a [f32],
+    rows: &'a [f32],
     width: usize,
     wide: &'a mut [f32],
     wide_width: usize,
@@ -193,10 +202,10 @@ struct Widen<'a> {
 impl Task for Widen<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { plane, width, wide, wide_width, memories, result } = self;
-        let rows = 0.0..(plane.len() / width) as f64;
+        let Self { rows, width, wide, wide_width, memories, result } = self;
+        let all = 0.0..(rows.len() / width) as f64;
         *result = with_memory(memories, |memory| {
-            memory.resizer.resize((plane, width), rows, (wide, wide_width), Filter::Enlarge)
+            memory.resizer.resize((rows, width), all, (wide, wide_width), Filter::Enlarge)
         });
     }
 }
