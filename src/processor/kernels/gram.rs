@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::Shape;
+use super::{Shape, sum};
 use crate::processor::{Engine, LANES, Lanes, Parts, Task, Vector};
 
 /// Blocks of rows of the matrix that a job computes.
@@ -59,27 +59,27 @@ impl GramMatrix {
     /// `[row][column]`. Returns `<M D, D M>`, the squared distance in the metric, of which 2 M D M is the gradient for D.
     pub fn difference_in_metric(&mut self, engine: &mut Engine, target: &[Lanes], metric: &[Lanes]) -> f64 {
         assert_eq!([target.len(), metric.len()], [self.values.len(); 2]);
-        let (kind, blocks) = (engine.kind(), self.shape.blocks());
-        let rows = |block: usize| block * LANES * blocks..(block + 1) * LANES * blocks;
+        let (kind, shape) = (engine.kind(), self.shape);
         for (value, target) in self.values.iter_mut().zip(target) {
             value.0.iter_mut().zip(target.0).for_each(|(value, target)| *value -= target);
         }
-        let (values, products) = (&self.values[..], Parts::new(&mut self.difference));
-        engine.for_each(blocks, 0, |block, _| {
-            // SAFETY: no other job has these rows.
-            let mut product = unsafe { products.part(rows(block)) };
-            kind.run(RowsOfProduct { left: &values[rows(block)], right: metric, blocks, product: &mut product });
+        let (panels, scratch) = (shape.blocks() / kind.panel(), shape.channels * kind.panel());
+        let (difference, products) = (&self.values[..], &Parts::new(&mut self.difference));
+        engine.for_each(panels, scratch, |panel, packed| {
+            let factors = [difference, metric];
+            kind.run(PanelOfProduct { shape, factors, panel, packed, product: products, other: None });
         });
-        let (products, values, squares) =
-            (&self.difference[..], Parts::new(&mut self.values), Parts::new(&mut self.squares));
-        engine.for_each(blocks, LANES * blocks, |block, product| {
-            kind.run(RowsOfProduct { left: &metric[rows(block)], right: products, blocks, product });
-            // SAFETY: no other job has these rows, nor this number.
-            let (mut values, mut squares) = unsafe { (values.part(rows(block)), squares.part(block..block + 1)) };
-            squares[0] = inner_product(&values, product);
-            values.copy_from_slice(product);
+        let results = &mut self.partial[..difference.len()];
+        let (products, result, squares) = (&self.difference[..], &Parts::new(results), Parts::new(&mut self.squares));
+        engine.for_each(panels, scratch, |panel, packed| {
+            // SAFETY: no other job has this number.
+            let mut square = unsafe { squares.part(panel..panel + 1) };
+            square[0] = 0.0;
+            let (factors, other) = ([metric, products], Some((difference, &mut square[0])));
+            kind.run(PanelOfProduct { shape, factors, panel, packed, product: result, other });
         });
-        self.squares.iter().sum()
+        self.values.copy_from_slice(&self.partial[..target.len()]);
+        self.squares[..panels].iter().sum()
     }
 
     /// The sum of the squares, in a metric M, of the feature maps F of which this is the Gram matrix G:
@@ -150,53 +150,69 @@ fn inner_product(one: &[Lanes], other: &[Lanes]) -> f64 {
     pairs.map(|(one, other)| f64::from(one) * f64::from(other)).sum()
 }
 
-/// Sixteen rows of a product of square matrices, `[row][column]`.
-struct RowsOfProduct<'a> {
-    /// These rows of the left matrix.
-    left: &'a [Lanes],
-    /// All of the right one.
-    right: &'a [Lanes],
-    /// Of columns.
-    blocks: usize,
-    product: &'a mut [Lanes],
+/// The columns of one panel of a product of square matrices, all `[row][column]`.
+struct PanelOfProduct<'a> {
+    shape: Shape,
+    factors: [&'a [Lanes]; 2],
+    panel: usize,
+    /// Memory for the panel of the right factor, whose rows are too far apart for the cache.
+    packed: &'a mut [Lanes],
+    /// No other job writes to these columns.
+    product: &'a Parts<'a, Lanes>,
+    /// A matrix, and what its inner product with the panel is added to.
+    other: Option<(&'a [Lanes], &'a mut f64)>,
 }
 
-impl Task for RowsOfProduct<'_> {
+impl Task for PanelOfProduct<'_> {
     #[inline(always)]
-    fn run<V: Vector>(mut self) {
-        for column in (0..self.blocks).step_by(V::COLUMNS) {
-            if V::COLUMNS == 2 {
-                self.columns::<V, 8, 2>(column);
-            } else {
-                self.columns::<V, 4, 1>(column);
-            }
-        }
+    fn run<V: Vector>(self) {
+        if V::COLUMNS == 2 { self.multiply::<V, 8, 2>() } else { self.multiply::<V, 4, 1>() }
     }
 }
 
-impl RowsOfProduct<'_> {
-    /// Computes `COLUMNS` blocks of columns, `ROWS` rows at a time.
+impl PanelOfProduct<'_> {
+    /// Computes the panel, `ROWS` rows at a time.
     #[inline(always)]
-    fn columns<V: Vector, const ROWS: usize, const COLUMNS: usize>(&mut self, column: usize) {
-        for first in (0..LANES).step_by(ROWS) {
+    fn multiply<V: Vector, const ROWS: usize, const COLUMNS: usize>(mut self) {
+        let (blocks, first) = (self.shape.blocks(), self.panel * COLUMNS);
+        let [left, right] = self.factors;
+        for (packed, row) in self.packed.chunks_exact_mut(COLUMNS).zip(right.chunks_exact(blocks)) {
+            packed.copy_from_slice(&row[first..first + COLUMNS]);
+        }
+        for (n, left) in left.chunks_exact(ROWS * blocks).enumerate() {
             let mut sums = [[V::splat(0.0); COLUMNS]; ROWS];
-            let left = &self.left[first * self.blocks..][..ROWS * self.blocks];
-            for (number, right) in self.right.chunks_exact(self.blocks).enumerate() {
-                let mut columns = [V::splat(0.0); COLUMNS];
-                for (n, lanes) in columns.iter_mut().enumerate() {
-                    *lanes = V::load(&right[column + n]);
+            for (block, packed) in self.packed.chunks_exact(LANES * COLUMNS).enumerate() {
+                let mut rows = [&left[block]; ROWS];
+                for (row, lanes) in rows.iter_mut().enumerate() {
+                    *lanes = &left[row * blocks + block];
                 }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let factor = V::splat(left[row * self.blocks + number / LANES].0[number % LANES]);
-                    for (sum, lanes) in sums.iter_mut().zip(&columns) {
-                        *sum = factor.mul_add(*lanes, *sum);
+                for lane in 0..LANES {
+                    let mut columns = [V::splat(0.0); COLUMNS];
+                    for (column, right) in columns.iter_mut().zip(&packed[lane * COLUMNS..]) {
+                        *column = V::load(right);
+                    }
+                    for (row, sums) in rows.iter().zip(&mut sums) {
+                        let factor = V::splat(row.0[lane]);
+                        for (sum, column) in sums.iter_mut().zip(&columns) {
+                            *sum = factor.mul_add(*column, *sum);
+                        }
                     }
                 }
             }
+            let mut squares = V::splat(0.0);
             for (row, sums) in sums.iter().enumerate() {
-                for (n, sum) in sums.iter().enumerate() {
-                    sum.store(&mut self.product[(first + row) * self.blocks + column + n]);
+                let start = (n * ROWS + row) * blocks + first;
+                // SAFETY: no other job has these columns.
+                let mut product = unsafe { self.product.part(start..start + COLUMNS) };
+                for (column, sum) in sums.iter().enumerate() {
+                    if let Some((other, _)) = &self.other {
+                        squares = sum.mul_add(V::load(&other[start + column]), squares);
+                    }
+                    sum.store(&mut product[column]);
                 }
+            }
+            if let Some((_, total)) = &mut self.other {
+                **total += sum(squares);
             }
         }
     }
