@@ -97,7 +97,8 @@ fn painting_takes_as_much_as_predicted() {
         });
         // The frame is not the stylizer's.
         let peak = (peak - 4 * size.0 * size.1) as f64;
-        assert!((peak / predicted - 1.0).abs() < 0.15, "{size:?} at {working_size}: {peak} of {predicted}");
+        // What is predicted is the sum of peaks that do not all come at the same time.
+        assert!((0.75..1.05).contains(&(peak / predicted)), "{size:?} at {working_size}: {peak} of {predicted}");
     }
 }
 
