@@ -241,11 +241,10 @@ fn steps_beside_the_frames_are_those_of_the_frames() {
     let frame = hills(0.5, 0);
     let settings = changed(|settings| (settings.iterations, settings.first_iterations) = (1, 1));
     let [mut recorded, mut beside] = [(); 2].map(|()| stylizer("glass", settings.clone()));
-    let expected = (0..10).map(|_| paint(&mut recorded, &frame, None).0).last().unwrap();
-    let painted = paint_beside(&mut beside, iter::repeat_with(|| frame.clone()), 10);
-    let gap = |a: &Image, b: &Image| a.data().iter().zip(b.data()).map(|(a, b)| (a - b).abs()).sum::<f32>();
-    let (gap, paint) = (gap(&painted, &expected), gap(&frame, &expected));
-    assert!(gap < 0.1 * paint, "{gap} of {paint}");
+    let expected = (0..10).map(|_| paint(&mut recorded, &frame, None).1.loss).last().unwrap();
+    paint_beside(&mut beside, iter::repeat_with(|| frame.clone()), 10);
+    let loss = paint(&mut beside, &frame, None).1.loss;
+    assert!(loss < 1.1 * expected, "{loss} {expected}");
 }
 
 #[test]
@@ -370,12 +369,18 @@ fn a_first_frame_is_painted_coarse_to_fine() {
     let settings = changed(|settings| settings.first_iterations = 1);
     let [mut free, mut timed] = [(); 2].map(|()| stylizer("nocturne", settings.clone()));
     let (_, coarse_to_fine) = paint(&mut free, &photo, None);
-    let (_, fine_only) = paint(&mut timed, &photo, Some(Duration::from_secs(1000)));
-    assert_eq!((coarse_to_fine.iterations, fine_only.iterations), (1, 1));
-    // The losses before the only step at the full size.
-    let losses = [coarse_to_fine, fine_only].map(|report| report.losses.style);
-    assert!(losses[0] < 0.98 * losses[1], "{losses:?}");
-    assert!(fine_only.losses.content < 1e-6 && coarse_to_fine.losses.content > 0.01);
+    // With time enough it is the same, at fewer sizes.
+    let (_, with_time) = paint(&mut timed, &photo, Some(Duration::from_secs(1000)));
+    for report in [coarse_to_fine, with_time] {
+        assert_eq!(report.iterations, 1);
+        // The losses before the only step at the full size, which does not start from the content.
+        assert!(report.losses.content > 0.01, "{report:?}");
+    }
+    // Without, it is only a sketch.
+    timed.reset();
+    let (painted, sketch) = paint(&mut timed, &photo, Some(Duration::from_millis(1)));
+    assert!(sketch.losses.content < 1e-6, "{sketch:?}");
+    assert!(sketch.iterations == 0 || largest_gap(&painted, &photo) > 10.0);
     // The Gram matrices for smaller sizes are kept for the next scene.
     free.reset();
     let again = paint(&mut free, &photo, None).1;

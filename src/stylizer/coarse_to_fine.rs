@@ -12,7 +12,7 @@ use super::{Schedule, Stylizer, lock, style_target::StyleTarget};
 use crate::{Result, image::Image, objective::LossLayers};
 
 /// The least long side of the smallest image, in pixels.
-const COARSEST: usize = 64;
+pub(super) const COARSEST: usize = 64;
 
 impl Stylizer {
     /// Paints the content at all smaller sizes, the smallest first, and returns the image to start from at its own size.
@@ -49,7 +49,7 @@ impl Stylizer {
 }
 
 /// The content with a residual of another size added.
-fn repaint(residual: &Image, content: &Image) -> Result<Image> {
+pub(super) fn repaint(residual: &Image, content: &Image) -> Result<Image> {
     Ok(residual.resized(content.width(), content.height())?.on(content, 1.0))
 }
 

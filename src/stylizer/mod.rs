@@ -109,7 +109,8 @@ pub struct Report {
     pub scene: u64,
     /// The long side, in pixels, of the image that was optimized.
     pub working_size: usize,
-    /// How many steps were taken at the working size; beside live frames, those that ended since the last frame.
+    /// How many steps were taken at the working size; with a limit of time, those that ended since the last frame, and for
+    /// a first frame those at half of the size.
     pub iterations: u32,
     /// The losses before the last step, 0 if there was none.
     pub losses: Losses,

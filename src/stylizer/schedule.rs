@@ -33,7 +33,12 @@ impl Schedule {
 
     /// For a first frame that was painted at a smaller size.
     pub(super) fn refining(settings: &Settings) -> Self {
-        Self { stride: Some(REFINING_STRIDE), ..Self::first(settings) }
+        Self::first(settings).refined()
+    }
+
+    /// The same for an image that was painted at a smaller size.
+    pub(super) fn refined(self) -> Self {
+        Self { stride: Some(REFINING_STRIDE), ..self }
     }
 
     /// Whether it is that of a first frame.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    super::{Painted, Report, Schedule, Stylizer},
+    super::{Painted, Report, Schedule, Stylizer, coarse_to_fine::COARSEST},
     painting::{Outcome, Painting, Request},
 };
 use crate::{
@@ -99,8 +99,8 @@ impl Stylizer {
     /// the frames, at most as many for a frame as [`stylize`](Self::stylize) takes, and the frames that follow show what
     /// comes of them. The picture depends on how fast the machine is.
     ///
-    /// Only a first frame waits for steps, for at most `time`. It gets no more of them than others, and is not painted at
-    /// smaller sizes first.
+    /// Only a first frame waits for steps, for at most `time`. They are taken at half of the size, and at its own if time
+    /// is left. The frames that follow go on from there.
     ///
     /// # Errors
     ///
@@ -264,12 +264,17 @@ impl Stylizer {
             return;
         }
         let schedule = if is_first { Schedule::first(&self.settings) } else { Schedule::following(&self.settings) };
+        let half = (content.width() / 2, content.height() / 2);
+        let can_sketch = half.0.max(half.1) >= COARSEST
+            && half.0.min(half.1) > 0
+            && self.settings.layers.check_size("frame", half).is_ok();
         beside.is_requested = true;
         exchange.request = Some(Request {
             frame: self.frames,
             content: content.clone(),
             motion: beside.since_painted.motion.clone(),
             is_first,
+            sketch_size: can_sketch.then_some(half),
             warm_start: self.settings.warm_start,
             schedule,
             weights: self.settings.loss_weights(),

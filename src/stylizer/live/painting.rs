@@ -9,12 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Costs, History, Interruption, Painted, Schedule, SharedObjective, WarmStart, lock};
+use super::super::{
+    Costs, History, Interruption, Optimized, Painted, Schedule, SharedObjective, WarmStart, coarse_to_fine::repaint,
+    lock,
+};
 use crate::{
     Error, Result,
     image::Image,
     motion::{Motion, Warper},
-    objective::{LossWeights, Losses, Start},
+    objective::{Adam, LossWeights, Losses, Start},
     processor::stand_back,
 };
 
@@ -27,6 +30,8 @@ pub(super) struct Request {
     pub(super) motion: Option<Arc<Motion>>,
     /// Whether it is a first one. What was painted before is forgotten.
     pub(super) is_first: bool,
+    /// The size of a sketch for a frame without history; `None` if the network sees nothing at a smaller size.
+    pub(super) sketch_size: Option<(usize, usize)>,
     pub(super) warm_start: WarmStart,
     pub(super) schedule: Schedule,
     pub(super) weights: LossWeights,
@@ -219,7 +224,18 @@ impl Painter {
 
     /// Paints a frame after a change of the loss.
     fn paint(&mut self, request: Request, change: f32) -> Result<Outcome> {
-        let Request { frame, content, motion, is_first, warm_start, schedule, weights, time, mut costs } = request;
+        let Request {
+            frame,
+            content,
+            motion,
+            is_first,
+            sketch_size,
+            warm_start,
+            mut schedule,
+            weights,
+            time,
+            mut costs,
+        } = request;
         let began = Instant::now();
         let history = self.history.take().filter(|_| !is_first);
         let history = match history {
@@ -231,31 +247,84 @@ impl Painter {
                 history.optimizer.freshen(change);
                 history.start(warm_start, &content, motion.as_deref(), &mut self.warper)
             }
-            None => Start::from(Image::clone(&content)),
+            None => match sketch_size {
+                Some(size) => {
+                    let (sketch, step_duration) = self.sketch(&content, size, schedule, &weights, time / 2)?;
+                    // A step at twice the size takes four times as long.
+                    if began.elapsed() + 4 * step_duration > time {
+                        return Ok(self.outcome(frame, &content, sketch, costs));
+                    }
+                    schedule = schedule.refined();
+                    Start::from(sketch.image)
+                }
+                None => Start::from(Image::clone(&content)),
+            },
         };
+        let optimized = self.optimize(&content, start, schedule, &weights, &mut costs, |costs| {
+            !self.is_wanted() && costs.allow_iteration(began.elapsed(), time)
+        })?;
+        Ok(self.outcome(frame, &content, optimized, costs))
+    }
+
+    /// Keeps the result of an optimization as history.
+    fn outcome(&mut self, frame: u64, content: &Image, optimized: Optimized, costs: Costs) -> Outcome {
+        let Optimized { image, optimizer, losses, iterations } = optimized;
+        let painted = Painted { content: content.clone(), stylized: image };
+        self.history = Some(History { painted: painted.clone(), optimizer });
+        Outcome { frame, painted, iterations, losses, costs }
+    }
+
+    /// Paints a first frame roughly at a smaller size, where a step takes a fraction of the time. The style keeps its size,
+    /// so that strokes are broader.
+    /// Returns the result at the size of the content, and how long a step took.
+    fn sketch(
+        &self,
+        content: &Image,
+        size: (usize, usize),
+        schedule: Schedule,
+        weights: &LossWeights,
+        time: Duration,
+    ) -> Result<(Optimized, Duration)> {
+        let (began, mut costs) = (Instant::now(), Costs::default());
+        let small = content.resized(size.0, size.1)?;
+        let mut optimized =
+            self.optimize(&small, Start::from(small.clone()), schedule, weights, &mut costs, |costs| {
+                !self.is_wanted() && costs.allow_iteration(began.elapsed(), time)
+            })?;
+        optimized.image = repaint(&optimized.image.minus(&small), content)?;
+        optimized.optimizer = Adam::new(content.width() * content.height());
+        Ok((optimized, costs.one_iteration()))
+    }
+
+    /// Takes a step, and more of the schedule while they are allowed.
+    fn optimize(
+        &self,
+        content: &Image,
+        start: Start,
+        schedule: Schedule,
+        weights: &LossWeights,
+        costs: &mut Costs,
+        is_allowed: impl Fn(&Costs) -> bool,
+    ) -> Result<Optimized> {
         let mut objective = lock(&self.objective);
-        let content_began = Instant::now();
-        objective.set_content(&content)?;
-        costs.content_took(content_began.elapsed());
+        let began = Instant::now();
+        objective.set_content(content)?;
+        costs.content_took(began.elapsed());
         let mut optimization = objective.optimize(start)?;
         let mut iterations = 0;
-        while iterations < schedule.iterations
-            && (iterations == 0 || !self.is_wanted() && costs.allow_iteration(began.elapsed(), time))
-        {
+        while iterations < schedule.iterations && (iterations == 0 || is_allowed(costs)) {
             self.interruption.check()?;
             self.shared.interruption.check()?;
-            let step_began = Instant::now();
-            optimization.step(schedule.step_length(iterations), &weights)?;
+            let began = Instant::now();
+            optimization.step(schedule.step_length(iterations), weights)?;
             // Only a step that is waited for tells how long it takes.
             optimization.losses()?;
-            costs.iteration_took(step_began.elapsed());
+            costs.iteration_took(began.elapsed());
             iterations += 1;
         }
         let losses = optimization.losses()?;
-        let (stylized, optimizer) = optimization.finish()?;
-        let painted = Painted { content: Image::clone(&content), stylized };
-        self.history = Some(History { painted: painted.clone(), optimizer });
-        Ok(Outcome { frame, painted, iterations, losses, costs })
+        let (image, optimizer) = optimization.finish()?;
+        Ok(Optimized { image, optimizer, losses, iterations })
     }
 
     /// Whether another frame is there, or the thread shall end.
