@@ -124,7 +124,7 @@ impl Stylizer {
         self.interruption.check().inspect_err(|_| self.reset())?;
         self.prepare(frame.size())?;
         self.start_painting()?;
-        let (mut iterations, mut losses) = self.fetch(self.frames.saturating_sub(1))?.unwrap_or_default();
+        let (mut iterations, mut losses) = self.fetch(true)?.unwrap_or_default();
         let aside = self.aside.clone();
         let pause = aside.pause();
 
@@ -147,7 +147,7 @@ impl Stylizer {
                     None => false,
                 });
             }
-            if let Some((more, last)) = self.fetch(self.frames)? {
+            if let Some((more, last)) = self.fetch(false)? {
                 (iterations, losses) = (iterations + more, last);
             }
         }
@@ -192,21 +192,26 @@ impl Stylizer {
         Ok(())
     }
 
-    /// Fetches what was painted up to the frame of the number `last`, and takes back the request to paint that one unless
-    /// it has begun. Returns how many steps were taken, with the losses before the last of them.
-    fn fetch(&mut self, last: u64) -> Result<Option<(u32, Losses)>> {
+    /// Fetches what was painted since the last time. Returns how many steps were taken, with the losses before the last of
+    /// them.
+    ///
+    /// A new frame takes back the request to paint the one before it if that did not begin.
+    fn fetch(&mut self, is_new_frame: bool) -> Result<Option<(u32, Losses)>> {
         let beside = &mut self.beside;
         let Some(painting) = &mut beside.painting else { return Ok(None) };
         painting.check();
         let mut exchange = painting.exchange();
         let (outcome, before) = (exchange.outcome.take(), beside.since_painted.clone());
-        exchange.is_frame_here = true;
-        let request = exchange.request.take();
-        if beside.is_requested && request.is_none() {
-            beside.since_painted = Since { frame: last, motion: None };
+        if beside.is_requested && exchange.request.is_none() {
+            beside.is_requested = false;
+            let frame = self.frames.saturating_sub(u64::from(is_new_frame));
+            beside.since_painted = Since { frame, motion: None };
         }
-        beside.is_requested = false;
-        beside.is_first_pending = request.is_some_and(|request| request.is_first);
+        if is_new_frame {
+            beside.is_requested = false;
+            beside.is_first_pending = exchange.request.take().is_some_and(|request| request.is_first);
+            exchange.is_frame_here = true;
+        }
         drop(exchange);
         match outcome {
             None => Ok(None),
