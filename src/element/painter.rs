@@ -190,7 +190,7 @@ impl Painter {
         let chosen = self.sizes.choose(size, budget);
         if let Some(chosen) = chosen {
             // Little is left of a narrow frame or style.
-            self.request.working_size = chosen.max(self.stylizer.least_working_size(&self.wanted(), size));
+            self.request.working_size = chosen.max(live::least_working_size(&self.stylizer, &self.wanted(), size));
         } else if self.properties.fits_machine() {
             self.request.working_size = 0;
         }

@@ -240,13 +240,6 @@ impl Stylizer {
         Ok(())
     }
 
-    /// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest
-    /// layer of these settings; 0 if there is no layer. A smaller one is raised to it.
-    pub fn least_working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> u32 {
-        let least = |size| least_long_side(&settings.layers, size);
-        u32::try_from(least(frame_size).max(least(self.picture_size()))).unwrap_or(u32::MAX)
-    }
-
     /// The size at which frames are optimized with these settings and the style in use.
     fn working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> (usize, usize) {
         working_size(frame_size, settings.working_size, &settings.layers, self.picture_size())

@@ -40,7 +40,7 @@ mod size_chooser;
 
 use std::time::Duration;
 
-use super::{Stylizer, lock};
+use super::{Settings, Stylizer, least_long_side, lock};
 use crate::Result;
 
 pub use preparation::{Preparation, Prepared, WARM_UP_SIZE};
@@ -58,6 +58,13 @@ pub fn warm_up(stylizer: &mut Stylizer) -> Result<Duration> {
         style.install(lock(&stylizer.objective).as_mut())?;
     }
     Ok(duration)
+}
+
+/// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest layer
+/// of these settings; 0 if there is no layer. A smaller one is raised to it.
+pub fn least_working_size(stylizer: &Stylizer, settings: &Settings, frame_size: (usize, usize)) -> u32 {
+    let least = |size| least_long_side(&settings.layers, size);
+    u32::try_from(least(frame_size).max(least(stylizer.picture_size()))).unwrap_or(u32::MAX)
 }
 
 /// Whether steps are being taken beside the frames. Until they end, all but [`Stylizer::stylize_beside`], and
