@@ -130,7 +130,7 @@ fn more_than_there_is_is_refused() {
     // Smaller frames are painted, and go on after settings that do not fit were refused. A lower limit takes nothing back.
     (settings.memory_limit, settings.working_size, settings.first_iterations) = (1 << 30, 64, 1);
     stylizer.set_settings(settings.clone()).unwrap();
-    stylizer.prepare((640, 360)).unwrap();
+    stylize(&mut stylizer, (640, 360), 0).unwrap();
     settings.memory_limit = 1;
     stylizer.set_settings(settings.clone()).unwrap();
     settings.working_size = 0;

@@ -58,7 +58,7 @@ impl Stylizer {
         Some((objective + images + motion + warp + Scaler::memory_for(processor, frame_size, size)) as u64)
     }
 
-    /// Takes note of how much memory the frames take from now on.
+    /// Takes note of how much memory the frames take, after one was painted.
     pub(super) fn note_memory(&mut self) {
         if let Some(frame_size) = self.frame_size {
             self.memory = self.memory_for(&self.settings, frame_size).unwrap_or(0);

@@ -193,7 +193,6 @@ impl Stylizer {
         }
         self.freshen_paint(settings.distance(&self.settings));
         self.settings = settings;
-        self.note_memory();
         Ok(())
     }
 
@@ -235,7 +234,6 @@ impl Stylizer {
             }
         }
         self.style = Some(style);
-        self.note_memory();
         self.freshen_paint(1.0);
         Ok(())
     }
@@ -272,7 +270,6 @@ impl Stylizer {
             }
             // At another size everything takes another time.
             self.costs = Costs::default();
-            self.note_memory();
         }
         if let Some(style) = self.style.as_mut().filter(|_| style_size != Some(long_side)) {
             style.prepare(lock(&self.objective).as_mut(), long_side)?;
@@ -382,6 +379,8 @@ impl Stylizer {
     ) -> Report {
         let frame = self.frames;
         self.frames += 1;
+        // Only now it is certain that the memory is there.
+        self.note_memory();
         Report {
             frame,
             scene: self.scenes.saturating_sub(1),

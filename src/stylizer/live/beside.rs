@@ -186,7 +186,6 @@ impl Stylizer {
             // It takes some more memory.
             if let Some(frame_size) = self.frame_size {
                 self.check_memory(&self.settings, frame_size, self.picture_size()).inspect_err(|_| self.reset())?;
-                self.note_memory();
             }
         }
         Ok(())

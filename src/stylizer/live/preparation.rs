@@ -160,7 +160,6 @@ impl Prepared {
         stylizer.costs = Default::default();
         stylizer.style_updates += 1;
         (stylizer.style, stylizer.settings) = (Some(style), settings);
-        stylizer.note_memory();
         stylizer.freshen_paint(1.0);
         Ok(true)
     }
