@@ -388,6 +388,7 @@ impl VideoFilterImpl for NeuralStyle {
         let upstream = self.upstream_latency();
         if let Some(painter) = lock(&self.painter).as_mut().filter(|painter| !painter.suits(upstream.is_some())) {
             *painter = Painter::new(self.properties(), upstream.is_some(), self.interruption.clone())
+                .inspect_err(|error| self.post_error_message(error_message(error)))
                 .map_err(|error| gst::loggable_error!(CAT, "{error}"))?;
         }
         let frame_budget = self.properties().frame_budget;

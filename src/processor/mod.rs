@@ -210,18 +210,12 @@ impl Processor {
         Self::new(self.kind, threads)
     }
 
-    /// A processor with the same instructions and as many threads of its own, which leave the cores to other threads
-    /// when these have work, and can be [paused](Self::pause).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Threads`] if the system has no more threads to give.
-    pub(crate) fn beside(&self) -> Result<Self> {
-        Ok(Self { kind: self.kind, pool: Arc::new(Pool::beside(self.threads()).map_err(Error::Threads)?) })
+    /// Makes its threads leave the cores to other threads when these have work, for good.
+    pub(crate) fn stand_back(&self) {
+        self.pool.stand_back();
     }
 
-    /// Holds its threads until the pause is dropped: each ends the job that it is at, which takes a millisecond or two,
-    /// and does not begin another. Whoever calls for jobs waits as well.
+    /// Holds its threads until the pause is dropped: each ends the job that it is at and does not begin another. Whoever calls for jobs waits as well.
     pub(crate) fn pause(&self) -> Pause<'_> {
         self.pool.pause()
     }

@@ -9,7 +9,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{Builder, JoinHandle, available_parallelism},
     time::{Duration, Instant},
@@ -43,6 +43,7 @@ struct Shared {
     /// Workers that take jobs of the round.
     busy: AtomicUsize,
     gate: Gate,
+    stands_back: AtomicBool,
 }
 
 #[derive(Default)]
@@ -69,21 +70,6 @@ impl Pool {
     ///
     /// If the system has no more threads to give.
     pub fn new(threads: usize) -> io::Result<Self> {
-        Self::of(threads, || {})
-    }
-
-    /// The same with threads that leave the processor to others when these have work. So should the thread that calls
-    /// [`run`](Self::run): see [`stand_back`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`new`](Self::new).
-    pub fn beside(threads: usize) -> io::Result<Self> {
-        Self::of(threads, stand_back)
-    }
-
-    /// A pool of threads that call `begin` first.
-    fn of(threads: usize, begin: fn()) -> io::Result<Self> {
         let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -93,14 +79,12 @@ impl Pool {
             round: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             gate: Gate::default(),
+            stands_back: AtomicBool::new(false),
         });
         let mut pool = Self { turns: Turns::default(), shared, workers: Vec::with_capacity(threads - 1) };
         for worker in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || {
-                begin();
-                work(&shared, worker);
-            })?;
+            let thread = Builder::new().name(format!("neuralstyle-{worker}")).spawn(move || work(&shared, worker))?;
             pool.workers.push(thread);
         }
         Ok(pool)
@@ -109,6 +93,12 @@ impl Pool {
     /// How many threads there are.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Makes its threads leave the processor to others when these have work, for good. The thread that calls
+    /// [`run`](Self::run) has to do so itself: see [`stand_back`].
+    pub fn stand_back(&self) {
+        self.shared.stands_back.store(true, Ordering::Relaxed);
     }
 
     /// Holds the threads at their next job until it is dropped.
@@ -288,7 +278,7 @@ pub fn stand_back() {
 
 fn work(shared: &Shared, worker: usize) {
     let _flushing = Flushing::begin();
-    let mut seen = 0;
+    let (mut seen, mut has_stood_back) = (0, false);
     let round = || shared.round.load(Ordering::Relaxed);
     let mut state = shared.lock();
     loop {
@@ -305,6 +295,9 @@ fn work(shared: &Shared, worker: usize) {
         seen = round();
         shared.busy.fetch_add(1, Ordering::Relaxed);
         drop(state);
+        if shared.stands_back.load(Ordering::Relaxed) && !std::mem::replace(&mut has_stood_back, true) {
+            stand_back();
+        }
         let panicked = shared.take_jobs(work, worker);
         state = shared.lock();
         state.panicked |= panicked;
@@ -444,7 +437,7 @@ mod tests {
 
     #[test]
     fn no_job_begins_in_a_pause() {
-        let (pool, begun) = (Pool::beside(2).unwrap(), AtomicUsize::new(0));
+        let (pool, begun) = (Pool::new(2).unwrap(), AtomicUsize::new(0));
         thread::scope(|scope| {
             let [first, second] = [pool.pause(), pool.pause()];
             let run = scope.spawn(|| {
@@ -465,11 +458,20 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn threads_beside_others_stand_back() {
         let niceness = || rustix::process::getpriority_process(None).unwrap();
-        let (own, seen) = (niceness(), Mutex::new(HashSet::new()));
-        run_everywhere(&Pool::beside(2).unwrap(), |worker| {
-            seen.lock().unwrap().insert((worker, niceness()));
-        });
-        assert_eq!(seen.into_inner().unwrap(), HashSet::from([(0, own), (1, (own + NICENESS).min(19))]));
+        let (own, pool) = (niceness(), Pool::new(2).unwrap());
+        let seen = || {
+            let seen = Mutex::new(HashSet::new());
+            run_everywhere(&pool, |worker| {
+                seen.lock().unwrap().insert((worker, niceness()));
+            });
+            seen.into_inner().unwrap()
+        };
+        assert_eq!(seen(), HashSet::from([(0, own), (1, own)]));
+        pool.stand_back();
+        // Only once.
+        for _ in 0..2 {
+            assert_eq!(seen(), HashSet::from([(0, own), (1, (own + NICENESS).min(19))]));
+        }
     }
 
     #[test]

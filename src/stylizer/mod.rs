@@ -67,7 +67,7 @@ pub struct Stylizer {
     device: Device,
     processor: Processor,
     settings: Settings,
-    /// Its steps are computed by threads that leave the cores to those of `processor`.
+    /// Its steps are computed by `aside`, whose threads can be paused while a frame is at work.
     objective: SharedObjective,
     aside: Processor,
     beside: Beside,
@@ -135,7 +135,7 @@ impl Stylizer {
     /// If a setting is out of range, the weights lack a layer, or the device cannot be used.
     pub fn new(weights: Arc<Vgg>, device: Device, processor: Processor, settings: Settings) -> Result<Self> {
         settings.check()?;
-        let aside = processor.beside()?;
+        let aside = processor.with_threads(processor.threads())?;
         let objective = objective::open(weights.clone(), settings.layers.clone(), &device, &aside)?;
         Ok(Self {
             estimator: MotionEstimator::new(processor.clone()),
@@ -246,7 +246,8 @@ impl Stylizer {
     /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
     /// `None` if it is not known, as on a GPU, which has a memory of its own.
     ///
-    /// What stylizers share is not counted: the weights, and filters that are packed already. While a [preparation](live::Preparation) runs, it takes up to
+    /// What stylizers share is not counted: the weights, and filters that are packed already. While a
+    /// [preparation](live::Preparation) runs, it takes up to
     /// as much again, and checks that before.
     pub fn memory_for(&self, settings: &Settings, frame_size: (usize, usize)) -> Option<u64> {
         self.memory_with(settings, frame_size, self.picture_size())

@@ -175,6 +175,7 @@ impl Stylizer {
     /// Starts the thread that paints, if there is none.
     fn start_painting(&mut self) -> Result<()> {
         if self.beside.painting.is_none() {
+            self.aside.stand_back();
             let warper = Warper::new(self.aside.clone());
             let history = self.history.take();
             let painted = history.as_ref().map(|history| history.painted.clone());

@@ -276,6 +276,7 @@ impl Painter {
 
     /// Paints a first frame roughly at a smaller size, where a step takes a fraction of the time. The style keeps its size,
     /// so that strokes are broader.
+    ///
     /// Returns the result at the size of the content, and how long a step took.
     fn sketch(
         &self,
