@@ -21,7 +21,7 @@ use gstneuralstyle::{
     image::{Frame, Image, PackedFormat},
     motion::{Motion, MotionEstimator},
     network::Vgg,
-    objective::{self, Device, StepLength},
+    objective::{self, Device, LossWeights, StepLength},
     processor::Precision,
     stylizer::Settings,
 };
@@ -109,7 +109,10 @@ fn bench(
     const WARM_UP: usize = 3;
     const MEASURED: usize = 20;
     let settings = Settings::default();
-    let weights = settings.loss_weights();
+    let weights = LossWeights::new(settings.content_weight, settings.style_weight)
+        .with_total_variation(settings.tv_weight)
+        .with_grain(settings.tv_weight)
+        .with_temporal(settings.temporal_weight);
     let length = StepLength::new(settings.learning_rate as f32, 0.0);
     let processor = Processor::with_precision(threads, precision)?;
     let vgg = match network {

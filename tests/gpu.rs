@@ -28,7 +28,7 @@ static GPU: LazyLock<Arc<Gpu>> = LazyLock::new(|| {
     gpu
 });
 
-const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0).with_total_variation(0.5).with_temporal(20.0);
+const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0).with_total_variation(0.5).with_grain(30.0).with_temporal(20.0);
 
 /// Smooth waves of colour with noise on them.
 fn picture((width, height): (usize, usize), seed: u32) -> Image {
@@ -184,6 +184,7 @@ fn steps_are_those_of_the_processor() {
             (losses.content, expected_losses.content),
             (losses.style, expected_losses.style),
             (losses.total_variation, expected_losses.total_variation),
+            (losses.grain, expected_losses.grain),
             (losses.temporal, expected_losses.temporal),
         ] {
             assert!(off(value, expected) < 0.02, "{layers:?}: {losses:?} {expected_losses:?}");

@@ -448,6 +448,7 @@ fn stats(last: Option<Stats>) -> gst::Structure {
             .field("content", report.losses.content)
             .field("style", report.losses.style)
             .field("total-variation", report.losses.total_variation)
+            .field("grain", report.losses.grain)
             .field("temporal", report.losses.temporal)
             .field("loss", report.loss)
             .field("milliseconds", report.duration.as_secs_f64() * 1e3)

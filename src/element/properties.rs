@@ -240,7 +240,8 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
             field!(numbers.tv_weight),
             "tv-weight",
             "Total variation weight",
-            "Weight of the total variation: more makes smoother paint, 0 turns it off",
+            "Weight of the total variation, and of grain relative to the style's: more makes smoother paint, 0 turns both \
+             off",
         ),
         weight(
             field!(numbers.temporal_weight),
@@ -502,8 +503,8 @@ pub fn stats_spec() -> glib::ParamSpec {
         .blurb(
             "Statistics of the last frame: network, which one is in use, or weights; frame, its number from 0; scene, \
              the number of its scene; working-size, the long side at which it was optimized; iterations at that size, \
-             beside live frames those that ended since the last one; the losses content, style, total-variation and \
-             temporal before the last of them; loss, their weighted sum; milliseconds, how long it took; \
+             beside live frames those that ended since the last one; the losses content, style, total-variation, grain \
+             and temporal before the last of them; loss, their weighted sum; milliseconds, how long it took; \
              style-updates, how often the Gram matrices of the style were computed for the working size since the \
              start. No fields before the first frame",
         )

@@ -12,6 +12,7 @@ const PIXELS: &str = include_str!("kernels/pixels.wgsl");
 pub(crate) struct PixelBuffers {
     pub(crate) image: wgpu::Buffer,
     pub(crate) gradient: wgpu::Buffer,
+    detail: wgpu::Buffer,
     pub(crate) warped: wgpu::Buffer,
     pub(crate) trust: wgpu::Buffer,
     pub(crate) first_moment: wgpu::Buffer,
@@ -23,10 +24,10 @@ pub(crate) struct PixelBuffers {
 /// How much the image's own losses count.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
-    pub(crate) total_variation_slope: f32,
-    pub(crate) temporal_slope: f32,
-    /// Where the parts of the sums go.
-    pub(crate) sums: [u32; 2],
+    /// The slopes of total variation, grain and temporal loss.
+    pub(crate) slopes: [f32; 3],
+    /// Where the parts of their sums go.
+    pub(crate) sums: [u32; 3],
 }
 
 impl PixelBuffers {
@@ -36,6 +37,7 @@ impl PixelBuffers {
         Self {
             image: planes(),
             gradient: planes(),
+            detail: planes(),
             warped: planes(),
             trust: plane(),
             first_moment: planes(),
@@ -57,22 +59,25 @@ impl PixelBuffers {
 
     /// The parameters of the kernels.
     pub(crate) fn uniform(&self, terms: Terms) -> [u32; 8] {
-        let slopes = [terms.total_variation_slope, terms.temporal_slope].map(f32::to_bits);
-        [self.size.0, self.size.1, slopes[0], slopes[1], terms.sums[0], terms.sums[1], 0, 0]
+        let ([a, b, c], [d, e, f]) = (terms.slopes.map(f32::to_bits), terms.sums);
+        [self.size.0, self.size.1, a, b, c, d, e, f]
     }
 }
 
 impl Recorder<'_> {
-    /// The gradients of total variation and temporal loss, added to that of other losses or alone.
+    /// The gradients of total variation, grain and temporal loss, added to that of other losses or alone.
     pub(crate) fn terms(
         &mut self,
         pixels: &PixelBuffers,
         adds: bool,
         [uniform, sums]: [&wgpu::Buffer; 2],
     ) -> Result<()> {
+        let PixelBuffers { image, gradient, detail, warped, trust, .. } = pixels;
+        let kernel = Kernel { template: PIXELS, entry: "take_detail" };
+        let variant = Variant::default().flag("DETAIL", true);
+        self.pass("detail", kernel, &variant, &[uniform, image, detail], pixels.groups())?;
         let kernel = Kernel { template: PIXELS, entry: "terms" };
-        let PixelBuffers { image, gradient, warped, trust, .. } = pixels;
-        let buffers = [uniform, image, gradient, warped, trust, sums];
+        let buffers = [uniform, image, gradient, warped, trust, detail, sums];
         self.pass("terms", kernel, &Variant::default().flag("TERMS", true).flag("ADD", adds), &buffers, pixels.groups())
     }
 

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::{
-    Adam, LossWeights, Losses, Objective, Optimization, Start, StepLength, adam, smoothing,
+    Adam, LossWeights, Losses, Objective, Optimization, Start, StepLength, adam, grain, smoothing,
     temporal::{self, TemporalTarget},
     total_variation,
 };
@@ -18,7 +18,7 @@ use crate::{
 /// Rows that a job takes.
 const BAND: usize = 16;
 /// Rows of scratch memory that the job of a band needs.
-const SCRATCH_ROWS: usize = 4;
+const SCRATCH_ROWS: usize = 4 + grain::scratch_rows(BAND);
 
 /// An [`Optimization`] that evaluates an objective at an image in memory.
 pub(super) struct CpuOptimization<'a> {
@@ -30,8 +30,8 @@ pub(super) struct CpuOptimization<'a> {
     gradient: Image,
     /// The gradient, its rows filtered.
     filtered: Image,
-    /// The total variation and the temporal loss of each row of each plane, before they are scaled.
-    row_losses: Vec<[f64; 2]>,
+    /// The total variation, the grain and the temporal loss of each row of each plane, before they are scaled.
+    row_losses: Vec<[f64; 3]>,
     losses: Losses,
 }
 
@@ -50,19 +50,20 @@ impl<'a> CpuOptimization<'a> {
             optimizer,
             filtered: gradient.clone(),
             gradient,
-            row_losses: vec![[0.0; 2]; 3 * image.height()],
+            row_losses: vec![[0.0; 3]; 3 * image.height()],
             losses: Losses::default(),
             image,
         })
     }
 
-    /// Adds the gradients of the total variation and of the temporal loss to that of the objective, and filters its
+    /// Adds the gradients of the total variation, of the grain and of the temporal loss to that of the objective, and filters its
     /// rows.
     fn complete_gradient(&mut self, weights: &LossWeights) {
         let Self { engine, image, target, gradient, filtered, row_losses, losses, .. } = self;
         let (width, height) = image.size();
-        let shares = [total_variation::share(image.data().len()), temporal::share(image.data().len())];
-        let slopes = [weights.total_variation as f32 * shares[0], 2.0 * weights.temporal as f32 * shares[1]];
+        let shares = [total_variation::share, grain::share, temporal::share].map(|share| share(image.data().len()));
+        let slopes = [weights.total_variation, 2.0 * weights.grain, 2.0 * weights.temporal];
+        let slopes = [0, 1, 2].map(|n| slopes[n] as f32 * shares[n]);
         let [gradient, filtered] = [gradient, filtered].map(|image| Parts::new(image.data_mut()));
         let losses_of_rows = Parts::new(row_losses);
         let (image, target, kind) = (&*image, target.as_ref(), engine.kind());
@@ -78,7 +79,7 @@ impl<'a> CpuOptimization<'a> {
             kind.run(CompleteGradient { image, target, slopes, plane, rows, gradient, filtered, losses, scratch });
         });
         let sum = |n: usize| row_losses.iter().map(|losses| losses[n]).sum::<f64>() * f64::from(shares[n]);
-        (losses.total_variation, losses.temporal) = (sum(0), sum(1));
+        (losses.total_variation, losses.grain, losses.temporal) = (sum(0), sum(1), sum(2));
     }
 
     /// Filters the columns of the gradient and takes a step against it.
@@ -134,15 +135,15 @@ fn band(number: usize, height: usize) -> Range<usize> {
 struct CompleteGradient<'a> {
     image: &'a Image,
     target: Option<&'a TemporalTarget>,
-    /// Of the total variation and of the temporal loss.
-    slopes: [f32; 2],
+    /// Of the total variation, of the grain and of the temporal loss.
+    slopes: [f32; 3],
     plane: usize,
     rows: Range<usize>,
     /// These rows of the gradient.
     gradient: Part<'a, f32>,
     /// The same rows, to be filled.
     filtered: Part<'a, f32>,
-    losses: Part<'a, [f64; 2]>,
+    losses: Part<'a, [f64; 3]>,
     scratch: &'a mut [Lanes],
 }
 
@@ -156,7 +157,9 @@ impl Task for CompleteGradient<'_> {
         let (from_above, scratch) = numbers(self.scratch).split_at_mut(width);
         let (to_right, scratch) = scratch.split_at_mut(width);
         let (to_below, scratch) = scratch.split_at_mut(width);
-        let terms = &mut scratch[..width];
+        let (terms, scratch) = scratch.split_at_mut(width);
+        let plane = &self.image.data()[start * width..][..height * width];
+        let details = grain::details(plane, (width, height), self.rows.clone(), scratch);
         match self.rows.start {
             0 => from_above.fill(0.0),
             y => total_variation::row_terms(row(y - 1), row(y), self.slopes[0], to_right, from_above, terms),
@@ -167,11 +170,14 @@ impl Task for CompleteGradient<'_> {
             total_variation::add_gradient(from_above, to_right, to_below, gradient);
             from_above.copy_from_slice(to_below);
             losses[0] = sum(terms);
-            losses[1] = match self.target {
+            details.add_gradient(y, self.slopes[1], gradient, terms);
+            details.square(y, terms);
+            losses[1] = sum(terms);
+            losses[2] = match self.target {
                 Some(TemporalTarget { warped, trust }) => {
                     let (warped, trust) =
                         (&warped.data()[(start + y) * width..][..width], &trust[y * width..][..width]);
-                    temporal::add_gradient(row(y), warped, trust, self.slopes[1], gradient, terms);
+                    temporal::add_gradient(row(y), warped, trust, self.slopes[2], gradient, terms);
                     sum(terms)
                 }
                 None => 0.0,
@@ -260,7 +266,8 @@ mod tests {
         }
     }
 
-    const WEIGHTS: LossWeights = LossWeights { content: 0.0, style: 0.0, total_variation: 3.0, temporal: 30.0 };
+    const WEIGHTS: LossWeights =
+        LossWeights::new(0.0, 0.0).with_total_variation(3.0).with_grain(20.0).with_temporal(30.0);
     const LENGTH: StepLength = StepLength { base: 1.0, fresh: 4.0 };
 
     fn numbers(count: usize, seed: usize) -> impl Iterator<Item = f32> {
@@ -287,6 +294,27 @@ mod tests {
         (losses, image, optimizer)
     }
 
+    /// The detail of planes, by plain loops.
+    fn detail(values: &[f32], (width, height): (usize, usize)) -> Vec<f32> {
+        let mirrored = |at: isize, count: usize| {
+            let at = if at < 0 { -1 - at } else { at };
+            let beyond = at - count as isize;
+            (if beyond >= 0 { count as isize - 1 - beyond } else { at }).clamp(0, count as isize - 1) as usize
+        };
+        let blurred = |at: usize| {
+            let (x, y, plane) = ((at % width) as isize, (at / width % height) as isize, at / (width * height));
+            let mut sum = 0.0;
+            for (j, of_row) in [1.0, 4.0, 6.0, 4.0, 1.0].iter().enumerate() {
+                for (i, of_column) in [1.0, 4.0, 6.0, 4.0, 1.0].iter().enumerate() {
+                    let (i, j) = (mirrored(x + i as isize - 2, width), mirrored(y + j as isize - 2, height));
+                    sum += of_row * of_column / 256.0 * values[(plane * height + j) * width + i];
+                }
+            }
+            sum
+        };
+        values.iter().enumerate().map(|(at, value)| value - blurred(at)).collect()
+    }
+
     /// Two steps by plain loops over the whole image.
     fn expected(start: Start, gradient: &[f32]) -> (Losses, Image, Adam) {
         let Start { mut image, optimizer: mut adam, trust } = start;
@@ -295,7 +323,10 @@ mod tests {
         for _ in 0..2 {
             losses = Losses::default();
             let mut gradient = gradient.to_vec();
-            let shares = [total_variation::share(3 * pixels), temporal::share(3 * pixels)];
+            let shares = [total_variation::share, grain::share, temporal::share].map(|share| share(3 * pixels));
+            let detail = detail(image.data(), (width, height));
+            losses.grain = detail.iter().map(|detail| f64::from(shares[1] * detail * detail)).sum();
+            let detail = self::detail(&detail, (width, height));
             for at in 0..3 * pixels {
                 let (x, y) = (at % width, at / width % height);
                 let (right, below) = (at + usize::from(x + 1 < width), at + width * usize::from(y + 1 < height));
@@ -309,8 +340,9 @@ mod tests {
             }
             for (at, gradient) in gradient.iter_mut().enumerate() {
                 let difference = image.data()[at] - warped.data()[at];
-                losses.temporal += f64::from(shares[1] * trust[at % pixels] * difference * difference);
-                *gradient += 2.0 * WEIGHTS.temporal as f32 * shares[1] * (trust[at % pixels] * difference);
+                losses.temporal += f64::from(shares[2] * trust[at % pixels] * difference * difference);
+                *gradient += 2.0 * WEIGHTS.temporal as f32 * shares[2] * (trust[at % pixels] * difference);
+                *gradient += 2.0 * WEIGHTS.grain as f32 * shares[1] * detail[at];
             }
             let row = |at: usize, step: isize| {
                 let x = (at % width).saturating_add_signed(step).min(width - 1);
@@ -354,6 +386,7 @@ mod tests {
                 assert!(off(&own_adam.second_moment, &adam.second_moment) < 1e-12, "{kind:?} {size:?}");
                 let ratio = |a: f64, b: f64| (a - b).abs() / b.max(1e-12);
                 assert!(ratio(own_losses.total_variation, losses.total_variation) < 1e-3, "{kind:?} {size:?}");
+                assert!(ratio(own_losses.grain, losses.grain) < 1e-3, "{kind:?} {size:?}");
                 assert!(ratio(own_losses.temporal, losses.temporal) < 1e-3, "{kind:?} {size:?}");
                 for (losses, image, adam) in &results[1..] {
                     assert!(losses == own_losses && image == own_image, "{kind:?} {size:?}");

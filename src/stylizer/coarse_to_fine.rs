@@ -37,11 +37,13 @@ impl Stylizer {
                 None => (coarse_content.clone(), Schedule::first(&self.settings)),
                 Some(residual) => (repaint(&residual, &coarse_content)?, Schedule::refining(&self.settings)),
             };
-            if let Some(style) = &mut self.style {
-                style.aim_coarsely(lock(&self.objective).as_mut(), width.max(height))?;
-            }
+            let long_side = width.max(height);
+            let grain = match &mut self.style {
+                Some(style) => style.aim_coarsely(lock(&self.objective).as_mut(), long_side)?,
+                None => 0.0,
+            };
             lock(&self.objective).set_content(&coarse_content)?;
-            let optimized = self.optimize(image.into(), schedule)?;
+            let optimized = self.optimize(image.into(), schedule, self.settings.loss_weights(long_side, grain))?;
             residual = Some(optimized.image.minus(&coarse_content));
         }
         Ok(residual)

@@ -32,7 +32,7 @@ use crate::{
     image::{Frame, Image, Picture, fit},
     motion::{Motion, MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Adam, Device, Losses, Objective, Start},
+    objective::{self, Adam, Device, LossWeights, Losses, Objective, Start},
     processor::Processor,
 };
 use costs::Costs;
@@ -359,7 +359,8 @@ impl Stylizer {
         let prepared = Instant::now();
         lock(&self.objective).set_content(&content)?;
         self.costs.content_took(prepared.elapsed());
-        let Optimized { image, optimizer, losses, iterations } = self.optimize(start, schedule)?;
+        let Optimized { image, optimizer, losses, iterations } =
+            self.optimize(start, schedule, self.loss_weights(size))?;
         let optimized = Instant::now();
         self.show(frame, &content, &image, shown_motion.as_ref())?;
         self.history = Some(History { painted: Painted { content, stylized: image }, optimizer });
@@ -396,7 +397,7 @@ impl Stylizer {
             working_size: long_side(size),
             iterations,
             losses,
-            loss: losses.weighted(&self.settings.loss_weights()),
+            loss: losses.weighted(&self.loss_weights(size)),
             duration: started.elapsed(),
             other_duration,
             iteration_duration: self.costs.one_iteration(),
@@ -404,9 +405,13 @@ impl Stylizer {
         }
     }
 
+    /// How much each loss counts in images of this size, in the style in use.
+    fn loss_weights(&self, size: (usize, usize)) -> LossWeights {
+        self.settings.loss_weights(long_side(size), self.style.as_ref().map_or(0.0, StyleTarget::grain))
+    }
+
     /// Takes all steps of the schedule.
-    fn optimize(&mut self, start: Start, schedule: Schedule) -> Result<Optimized> {
-        let weights = self.settings.loss_weights();
+    fn optimize(&mut self, start: Start, schedule: Schedule, weights: LossWeights) -> Result<Optimized> {
         let mut objective = lock(&self.objective);
         let mut optimization = objective.optimize(start)?;
         let began = Instant::now();

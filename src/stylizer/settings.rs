@@ -9,6 +9,11 @@ use crate::{
     objective::{LossLayers, LossWeights},
 };
 
+/// The long side, in pixels, of images in which a grain like the style's counts as much as a total variation of 1.
+const GRAIN_SIDE: f64 = 320.0;
+/// The least grain of a style, 4 levels squared. Plain pictures have hardly any.
+const LEAST_GRAIN: f64 = 16.0 / (255.0 * 255.0);
+
 /// How frames are stylized. Each field, and each of `layers`, is the element's property of the same
 /// name.
 ///
@@ -26,7 +31,7 @@ pub struct Settings {
     pub content_weight: f64,
     /// How much the style loss counts. Range [`Settings::WEIGHTS`].
     pub style_weight: f64,
-    /// How much the total variation counts. Range [`Settings::WEIGHTS`].
+    /// How much the total variation counts, and the grain relative to the style's. Range [`Settings::WEIGHTS`].
     pub tv_weight: f64,
     /// How much the temporal loss counts, which needs [`WarmStart::Flow`]. Range [`Settings::WEIGHTS`].
     pub temporal_weight: f64,
@@ -127,14 +132,15 @@ impl Settings {
         pairs.map(|(a, b)| ((a - b).abs() / a.max(b)) as f32).fold(0.0, f32::max)
     }
 
-    /// How much each loss counts.
-    pub fn loss_weights(&self) -> LossWeights {
-        LossWeights {
-            content: self.content_weight,
-            style: self.style_weight,
-            total_variation: self.tv_weight,
-            temporal: self.temporal_weight,
-        }
+    /// How much each loss counts in images with this long side, with a style of this [grain](crate::objective::Losses).
+    ///
+    /// The style picture is as large as the images: the larger they are, the more of its strokes is left of their grain.
+    pub(super) fn loss_weights(&self, long_side: usize, style_grain: f64) -> LossWeights {
+        let grain = self.tv_weight * long_side as f64 / GRAIN_SIDE / style_grain.max(LEAST_GRAIN);
+        LossWeights::new(self.content_weight, self.style_weight)
+            .with_total_variation(self.tv_weight)
+            .with_grain(grain)
+            .with_temporal(self.temporal_weight)
     }
 }
 
@@ -144,7 +150,7 @@ impl Default for Settings {
         Self {
             content_weight: 1.0,
             style_weight: 10.0,
-            tv_weight: 3.0,
+            tv_weight: 2.0,
             temporal_weight: 30.0,
             learning_rate: 8.0,
             iterations: 3,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     Result,
     image::{Picture, fit},
-    objective::{Gram, Objective},
+    objective::{Gram, Objective, grain},
 };
 
 /// The target of the style loss, and the cross-fade to it from the one before.
@@ -15,18 +15,25 @@ pub(super) struct StyleTarget {
     scale: f64,
     /// The long side of the images that the Gram matrices are for; `None` before the first frame.
     long_side: Option<usize>,
-    grams: Vec<Gram>,
-    /// The Gram matrices for smaller images that were computed so far, with the long sides of these images.
-    coarse: Vec<(usize, Vec<Gram>)>,
+    aim: Aim,
+    /// The aims for smaller images that were computed so far, with the long sides of these images.
+    coarse: Vec<(usize, Aim)>,
     /// The target before, if there is a cross-fade from it.
-    last: Option<Vec<Gram>>,
+    last: Option<Aim>,
     /// How far the cross-fade is, 0 to 1.
     share: f64,
 }
 
+/// What is measured of a style picture at one size.
+#[derive(Debug, Clone, Default)]
+struct Aim {
+    grams: Vec<Gram>,
+    grain: f64,
+}
+
 impl StyleTarget {
     pub(super) fn new(picture: Arc<Picture>) -> Self {
-        Self { picture, scale: 1.0, long_side: None, grams: Vec::new(), coarse: Vec::new(), last: None, share: 1.0 }
+        Self { picture, scale: 1.0, long_side: None, aim: Aim::default(), coarse: Vec::new(), last: None, share: 1.0 }
     }
 
     pub(super) fn picture(&self) -> &Arc<Picture> {
@@ -40,22 +47,25 @@ impl StyleTarget {
     /// Computes the Gram matrices of the picture for images with this long side, and gives them to the objective. Ends a
     /// cross-fade: its start belongs to another objective or size.
     pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize, scale: f64) -> Result<()> {
-        let grams = self.grams_for(objective, long_side, scale)?;
-        objective.set_style(&grams)?;
-        (self.long_side, self.scale, self.grams) = (Some(long_side), scale, grams);
+        let aim = self.measure(objective, long_side, scale)?;
+        objective.set_style(&aim.grams)?;
+        (self.long_side, self.scale, self.aim) = (Some(long_side), scale, aim);
         (self.coarse, self.last, self.share) = (Vec::new(), None, 1.0);
         Ok(())
     }
 
-    /// Gives the objective the Gram matrices for a smaller image, until [`install`](Self::install).
-    pub(super) fn aim_coarsely(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
-        if let Some((_, grams)) = self.coarse.iter().find(|(side, _)| *side == long_side) {
-            return objective.set_style(grams);
+    /// Gives the objective the Gram matrices for a smaller image, until [`install`](Self::install). Returns the grain
+    /// there.
+    pub(super) fn aim_coarsely(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<f64> {
+        if let Some((_, aim)) = self.coarse.iter().find(|(side, _)| *side == long_side) {
+            objective.set_style(&aim.grams)?;
+            return Ok(aim.grain);
         }
-        let grams = self.grams_for(objective, long_side, self.scale)?;
-        objective.set_style(&grams)?;
-        self.coarse.push((long_side, grams));
-        Ok(())
+        let aim = self.measure(objective, long_side, self.scale)?;
+        objective.set_style(&aim.grams)?;
+        let grain = aim.grain;
+        self.coarse.push((long_side, aim));
+        Ok(grain)
     }
 
     /// The size of the picture for images with this long side.
@@ -63,20 +73,21 @@ impl StyleTarget {
         style_size(self.picture.size(), self.scale, long_side)
     }
 
-    fn grams_for(&self, objective: &mut dyn Objective, long_side: usize, scale: f64) -> Result<Vec<Gram>> {
+    fn measure(&self, objective: &mut dyn Objective, long_side: usize, scale: f64) -> Result<Aim> {
         let (width, height) = style_size(self.picture.size(), scale, long_side);
-        objective.grams(&self.picture.resized(width, height)?)
+        let picture = self.picture.resized(width, height)?;
+        Ok(Aim { grams: objective.grams(&picture)?, grain: grain(&picture) })
     }
 
     /// Starts a cross-fade from the current target of `last`, if that is for the same long side. Its layers must be the
     /// same.
     pub(super) fn fade_from(&mut self, last: &Self) {
-        self.last = (last.long_side == self.long_side).then(|| last.aim());
+        self.last = (last.long_side == self.long_side).then(|| last.current());
     }
 
     /// Gives the objective the current target. It must have the layers of the objective that prepared it.
     pub(super) fn install(&self, objective: &mut dyn Objective) -> Result<()> {
-        objective.set_style(&self.aim())
+        objective.set_style(&self.current().grams)
     }
 
     /// Moves the cross-fade to this share, from 0, the last style, to 1, this style, where it ends. Returns whether the
@@ -85,21 +96,26 @@ impl StyleTarget {
         let changes = self.last.is_some() && share != self.share;
         if changes {
             self.share = share;
-            objective.set_style(&self.aim())?;
+            objective.set_style(&self.current().grams)?;
         }
         self.last.take_if(|_| share >= 1.0);
         Ok(changes)
     }
 
+    /// The grain of the current target.
+    pub(super) fn grain(&self) -> f64 {
+        self.last.as_ref().map_or(self.aim.grain, |last| last.grain + self.share * (self.aim.grain - last.grain))
+    }
+
     /// The current target.
-    fn aim(&self) -> Vec<Gram> {
-        let mut grams = self.grams.clone();
-        for (gram, last) in grams.iter_mut().zip(self.last.iter().flatten()) {
+    fn current(&self) -> Aim {
+        let mut grams = self.aim.grams.clone();
+        for (gram, last) in grams.iter_mut().zip(self.last.iter().flat_map(|last| &last.grams)) {
             for (value, last) in gram.values.iter_mut().zip(&last.values) {
                 *value = last + self.share as f32 * (*value - last);
             }
         }
-        grams
+        Aim { grams, grain: self.grain() }
     }
 }
 

@@ -9,8 +9,8 @@ mod workspace;
 use std::sync::Arc;
 
 use super::{
-    Adam, Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start, StepLength, step::Step,
-    temporal, total_variation,
+    Adam, Gram, LossLayers, LossWeights, Losses, Objective, Optimization, SMALLEST_NORM, Start, StepLength, grain,
+    step::Step, temporal, total_variation,
 };
 use crate::{
     Error, Result,
@@ -211,6 +211,7 @@ impl Optimization for GpuOptimization<'_> {
         let temporal = if self.has_target { weights.temporal } else { 0.0 };
         let slopes = [
             weights.total_variation as f32 * total_variation::share(values),
+            2.0 * weights.grain as f32 * grain::share(values),
             2.0 * temporal as f32 * temporal::share(values),
         ];
         workspace.write_weights(network, style, self.has_content, weights);
@@ -226,10 +227,12 @@ impl Optimization for GpuOptimization<'_> {
         }
         let Self { network, style, workspace, .. } = self;
         let read: Vec<Vec<f32>> = network.gpu.read(&[(&workspace.numbers, workspace.count())])?;
-        let ([content, style], [variation, temporal]) = workspace.losses(&read[0], style, self.has_content);
+        let ([content, style], [variation, grain, temporal]) = workspace.losses(&read[0], style, self.has_content);
         let values = self.image.data().len();
         let temporal = if self.has_target { temporal * f64::from(temporal::share(values)) } else { 0.0 };
-        Ok(Losses { content, style, total_variation: variation * f64::from(total_variation::share(values)), temporal })
+        let (variation, grain) =
+            (variation * f64::from(total_variation::share(values)), grain * f64::from(grain::share(values)));
+        Ok(Losses { content, style, total_variation: variation, grain, temporal })
     }
 
     fn finish(self: Box<Self>) -> Result<(Image, Adam)> {

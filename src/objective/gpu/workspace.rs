@@ -28,6 +28,8 @@ const NORM: usize = 0;
 const CONTENT: usize = 1;
 const STYLE: usize = 2;
 const NUMBERS: usize = 3;
+/// Total variation, grain and temporal loss.
+const TERMS: usize = 3;
 
 /// Offsets in a uniform, in bytes.
 const CONTENT_SLOPE: u64 = 4;
@@ -38,13 +40,13 @@ const FIRST_SCALE: u64 = 24;
 pub(super) struct Workspace {
     pub(super) size: (usize, usize),
     pub(super) pixels: PixelBuffers,
-    /// [`NUMBERS`] for each step, then total variation and temporal loss.
+    /// [`NUMBERS`] for each step, then [`TERMS`] for the image's own losses.
     pub(super) numbers: wgpu::Buffer,
     layers: Vec<LayerBuffers>,
     first_uniform: Option<wgpu::Buffer>,
     pixel_uniform: wgpu::Buffer,
     step_uniform: wgpu::Buffer,
-    pixel_sums: [u32; 2],
+    pixel_sums: [u32; TERMS],
     content: Vec<Pass>,
     pub(super) evaluation: Vec<Pass>,
     pub(super) step: Vec<Pass>,
@@ -103,7 +105,7 @@ impl Workspace {
         let mut places = Places::default();
         let mut layers = gpu.checked(|| layers(network, steps, size, &mut places))?;
         let pixels = gpu.checked(|| PixelBuffers::new(gpu, (size.0 as u32, size.1 as u32)))?;
-        let pixel_sums = [(); 2].map(|()| places.take(pixels.sums()));
+        let pixel_sums = [(); TERMS].map(|()| places.take(pixels.sums()));
         let storage = network.storage();
         let largest = layers.iter().map(|layer| layer.shape).max_by_key(|shape| shape.values());
         let (turns, sums, numbers, parts, scratch) = gpu.checked(|| {
@@ -111,7 +113,7 @@ impl Workspace {
             let largest = largest.unwrap_or(Shape { width: 0, height: 0, channels: 0 });
             let turns = [(); 2].map(|()| gpu.features(largest, storage));
             let parts = layers.iter().flat_map(|layer| &layer.style).map(|style| style.cut.part_bytes()).max();
-            let numbers = gpu.memory(4 * (NUMBERS * layers.len() + 2) as u64);
+            let numbers = gpu.memory(4 * (NUMBERS * layers.len() + TERMS) as u64);
             (turns, gpu.memory(4 * u64::from(places.0)), numbers, gpu.memory(parts.unwrap_or(0)), scratch)
         })?;
         let plan = Plan { network, steps, pooling, pixels: &pixels, sums: &sums, numbers: &numbers, parts: &parts };
@@ -123,7 +125,7 @@ impl Workspace {
         recorder.terms(&pixels, !evaluation.is_empty(), [&pixel_uniform, &sums])?;
         recorder.take_step(&pixels, [&pixel_uniform, &step_uniform])?;
         let place = (NUMBERS * layers.len()) as u32;
-        let lists = [0, 1].map(|n| [pixel_sums[n], pixels.sums(), place + n as u32]);
+        let lists = [0, 1, 2].map(|n| [pixel_sums[n], pixels.sums(), place + n as u32]);
         recorder.sum("sums of terms", &lists, [&sums, &numbers])?;
         let step = recorder.passes;
         Ok(Self {
@@ -200,20 +202,19 @@ impl Workspace {
     }
 
     /// Sets the length of the next step, in levels, and the correction of the moments.
-    pub(super) fn write_step(&self, gpu: &Gpu, slopes: [f32; 2], step: [f32; 3]) {
-        let [total_variation_slope, temporal_slope] = slopes;
-        let terms = Terms { total_variation_slope, temporal_slope, sums: self.pixel_sums };
+    pub(super) fn write_step(&self, gpu: &Gpu, slopes: [f32; TERMS], step: [f32; 3]) {
+        let terms = Terms { slopes, sums: self.pixel_sums };
         gpu.write(&self.pixel_uniform, 0, &self.pixels.uniform(terms));
         gpu.write(&self.step_uniform, 0, &step);
     }
 
-    /// The content and the style loss, and the sums of total variation and temporal loss.
+    /// The content and the style loss, and the sums of the image's own losses.
     pub(super) fn losses(
         &self,
         numbers: &[f32],
         targets: &[Option<Target>],
         has_content: bool,
-    ) -> ([f64; 2], [f64; 2]) {
+    ) -> ([f64; 2], [f64; TERMS]) {
         let contents = self.layers.iter().filter(|layer| layer.content.is_some()).count() as f64;
         let styles = targets.iter().flatten().count() as f64;
         let (steps, terms) = numbers.split_at(NUMBERS * self.layers.len());
@@ -226,12 +227,12 @@ impl Workspace {
                 style += f64::from(numbers[STYLE]) / (styles * target.squared_norm);
             }
         }
-        ([content, style], [f64::from(terms[0]), f64::from(terms[1])])
+        ([content, style], [0, 1, 2].map(|n| f64::from(terms[n])))
     }
 
     /// How many numbers are read back.
     pub(super) fn count(&self) -> usize {
-        NUMBERS * self.layers.len() + 2
+        NUMBERS * self.layers.len() + TERMS
     }
 }
 

@@ -253,6 +253,7 @@ impl Stylizer {
 
     /// Asks for steps for this frame, which may take so long.
     fn request(&mut self, content: &Arc<Image>, is_first: bool, time: Duration) {
+        let weights = self.loss_weights(content.size());
         let beside = &mut self.beside;
         let Some(painting) = &beside.painting else { return };
         let mut exchange = painting.exchange();
@@ -282,7 +283,7 @@ impl Stylizer {
             sketch_size: can_sketch.then_some(half),
             warm_start: self.settings.warm_start,
             schedule,
-            weights: self.settings.loss_weights(),
+            weights,
             time,
             costs: self.costs.clone(),
         });
