@@ -9,7 +9,7 @@ use std::{
 
 use gstneuralstyle::{
     Error, Processor,
-    image::{Frame, Image, PackedFormat},
+    image::{Frame, Image, PackedFormat, Picture},
     network::Vgg,
     objective::Device,
     style,
@@ -299,6 +299,7 @@ fn everything_may_change_while_steps_are_taken() {
         settings(|settings| settings.working_size = 48),
         settings(|settings| settings.layers.style_layers.truncate(2)),
         settings(|settings| settings.style_weight = 30.0),
+        settings(|settings| settings.style_scale = 1.5),
     ]
     .into_iter()
     .enumerate()
@@ -339,6 +340,45 @@ fn a_style_crosses_into_the_next() {
         live::set_style_share(&mut stylizer, share).unwrap();
     }
     assert!(paint(&mut stylizer, &hills(0.5, 0), None).0 == half);
+}
+
+#[test]
+fn the_style_picture_is_used_at_its_scale() {
+    // A part of the style picture itself, at twice the size that the style has at scale 1.
+    let level = |x: usize, y: usize| if x % 8 < 4 || y % 16 < 5 { 30 } else { 220 };
+    let values = |width, height| (0..3 * width * height).map(move |n| level(n / 3 % width, n / 3 / width));
+    let style = Picture::new(2 * WIDTH, 2 * WIDTH, values(2 * WIDTH, 2 * WIDTH).collect()).unwrap();
+    let content = Picture::new(WIDTH, HEIGHT, values(WIDTH, HEIGHT).collect()).unwrap();
+    let content = content.resized(WIDTH, HEIGHT).unwrap();
+    let loss_at = |style_scale: f64| {
+        let settings = changed(|settings| (settings.style_scale, settings.first_iterations) = (style_scale, 1));
+        let mut stylizer = stylizer("glass", settings);
+        stylizer.set_style(style.clone()).unwrap();
+        paint(&mut stylizer, &content, None).1.losses.style
+    };
+    let [half, plain, double, more] = [0.5, 1.0, 2.0, 3.0].map(loss_at);
+    assert!(5.0 * double < half.min(plain).min(more), "{half} {plain} {double} {more}");
+}
+
+#[test]
+fn the_style_scale_may_change_between_frames() {
+    let at_scale = |style_scale: f64| changed(|settings| settings.style_scale = style_scale);
+    let mut stylizer = stylizer("glass", at_scale(1.0));
+    stylizer.set_settings(at_scale(0.5)).unwrap();
+    let changed_before = paint(&mut stylizer, &hills(0.5, 0), None);
+    assert_eq!(changed_before.0, paint(&mut self::stylizer("glass", at_scale(0.5)), &hills(0.5, 0), None).0);
+    for (scale, updates) in [(0.5, 0), (2.0, 1), (2.0, 0)] {
+        let before = paint(&mut stylizer, &hills(0.5, 0), None).1.style_updates;
+        stylizer.set_settings(at_scale(scale)).unwrap();
+        assert_eq!(paint(&mut stylizer, &hills(0.5, 0), None).1.style_updates, before + updates, "{scale}");
+    }
+    // A quarter of this style is too small for the deepest layer. The working size is raised for it.
+    stylizer.set_style(Picture::new(400, 50, vec![99; 3 * 400 * 50]).unwrap()).unwrap();
+    assert!(matches!(stylizer.set_settings(at_scale(0.25)), Err(Error::TooSmall { what: "style", .. })));
+    assert_eq!(stylizer.settings(), &at_scale(2.0));
+    let small = changed(|settings| (settings.style_scale, settings.working_size) = (0.7, 32));
+    stylizer.set_settings(small).unwrap();
+    assert_eq!(paint(&mut stylizer, &hills(0.5, 1), None).1.working_size, 93);
 }
 
 #[test]

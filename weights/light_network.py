@@ -26,8 +26,10 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from glob import glob
 
 import cv2
@@ -46,8 +48,10 @@ CONTENT_WEIGHT, STYLE_WEIGHT, TV_WEIGHT = 1.0, 10.0, 3.0
 
 # Half of VGG16's channels, so a quarter of its products.
 CHANNELS = (32, 32, 64, 64, 128, 128, 128, 256, 256, 256)
-# How fast weights change at first, as a share of their mean size, and how much each error counts.
+# How far weights move in each of the first steps, as a share of their mean size, and how much each error counts.
 LEARNING_RATE = 0.008
+# The network that is kept is an average, in which about the last twentieth of all steps counts.
+AVERAGED = 20
 ERROR_WEIGHTS = {"features": 1.0, "gram": 1.0, "gradient": 0.3}
 
 
@@ -56,7 +60,8 @@ ERROR_WEIGHTS = {"features": 1.0, "gram": 1.0, "gradient": 0.3}
 
 class Convolution(torch.autograd.Function):
     """3x3 convolution whose gradients are convolutions of this kind again. With PyTorch's own, whose gradient of a
-    gradient is slow, a training step takes 1.7 times as long."""
+    gradient is slow, a training step takes 1.7 times as long. Gradients that are to be differentiated again are those
+    for images: the ones for weights are left out of them."""
 
     @staticmethod
     def forward(context, inputs, weight):
@@ -69,9 +74,60 @@ class Convolution(torch.autograd.Function):
         of_inputs = of_weight = None
         if context.needs_input_grad[0]:
             of_inputs = Convolution.apply(gradient, weight.flip(2, 3).transpose(0, 1))
-        if context.needs_input_grad[1]:
+        if context.needs_input_grad[1] and not torch.is_grad_enabled():
             of_weight = torch.nn.grad.conv2d_weight(inputs, weight.shape, gradient, padding=1)
         return of_inputs, of_weight
+
+
+def products(first, second):
+    """A'B for each image, A and B being [images, positions, channels]. Of few channels and many positions, only some of
+    a GPU's processors would be at work: they are taken in parts."""
+    count = math.gcd(first.shape[1], max(1, 1024 // first.shape[2]))
+    first, second = first.unflatten(1, (count, -1)), second.unflatten(1, (count, -1))
+    return (first.transpose(2, 3) @ second).sum(1)
+
+
+class GramMatrix(torch.autograd.Function):
+    """F'F for each image, F being [images, positions, channels]."""
+
+    @staticmethod
+    def forward(context, rows):
+        context.save_for_backward(rows)
+        return products(rows, rows)
+
+    @staticmethod
+    def backward(context, gradient):
+        [rows] = context.saved_tensors
+        return Mixed.apply(rows, gradient + gradient.transpose(1, 2))
+
+
+class Mixed(torch.autograd.Function):
+    """F S for each image, F being [images, positions, channels]."""
+
+    @staticmethod
+    def forward(context, rows, matrix):
+        context.save_for_backward(rows, matrix)
+        return rows @ matrix
+
+    @staticmethod
+    def backward(context, gradient):
+        rows, matrix = context.saved_tensors
+        return gradient @ matrix.transpose(1, 2), products(rows, gradient)
+
+
+class MissedEnergy(torch.autograd.Function):
+    """|f E' - F|^2, f and F being [images, positions, channels]."""
+
+    @staticmethod
+    def forward(context, rows, matrix, target):
+        missed = (rows @ matrix.T).sub_(target)
+        context.save_for_backward(rows, matrix, missed)
+        return torch.linalg.vector_norm(missed).square()
+
+    @staticmethod
+    def backward(context, gradient):
+        rows, matrix, missed = context.saved_tensors
+        return missed @ (2 * gradient * matrix), 2 * gradient * products(missed, rows).sum(0), None
 
 
 class Network:
@@ -79,7 +135,7 @@ class Network:
 
     def __init__(self, weights, maps=None, metrics=None):
         self.weights, self.maps, self.metrics = weights, maps, metrics
-        device = weights["conv1_1.weight"].device
+        self.dtype, device = weights["conv1_1.weight"].dtype, weights["conv1_1.weight"].device
         self.mean = torch.tensor(MEAN_BGR, device=device).view(1, 3, 1, 1)
 
     @classmethod
@@ -91,13 +147,20 @@ class Network:
         metrics = {name[4:7]: tensor for name, tensor in tensors.items() if name.endswith(".metric")}
         return cls(for_convolution(weights), metrics=metrics or None)
 
+    def cast(self, dtype):
+        """The same network, with weights and feature maps of another type."""
+        return Network({name: tensor.to(dtype) for name, tensor in self.weights.items()})
+
+    def tensors(self):
+        return [*self.weights.values(), *self.maps.values()]
+
     def sums(self, inputs, layer):
         bias = self.weights[f"conv{layer}.bias"].view(1, -1, 1, 1)
         return Convolution.apply(inputs, self.weights[f"conv{layer}.weight"]) + bias
 
     def __call__(self, image, last=LAYERS[-1]):
         """Feature maps of all layers up to `last`, after ReLU. `image`: BGR, 0 to 255, [images, 3, height, width]."""
-        features, maps = {}, (image - self.mean).contiguous(memory_format=torch.channels_last)
+        features, maps = {}, (image - self.mean).to(self.dtype, memory_format=torch.channels_last)
         for layer in LAYERS[: LAYERS.index(last) + 1]:
             if layer in FIRST_OF_BLOCK:
                 maps = F.max_pool2d(maps, 2)
@@ -120,38 +183,49 @@ class Network:
 
     def feature_energy(self, layer, features):
         """|E features|^2 for each image."""
-        metric, rows = self.metric(layer), features.flatten(2)
-        return ((rows if metric is None else metric @ rows) * rows).sum((1, 2))
+        metric, rows = self.metric(layer), by_position(features.float())
+        return rows.square().sum((1, 2)) if metric is None else (metric * GramMatrix.apply(rows)).sum((1, 2))
 
 
 class Objective:
     """The loss of images, each with its own content and style picture, by the feature maps of one network."""
 
-    def __init__(self, network, content, style):
-        self.network = network
-        features = network(style)
-        self.grams = {layer: gram(features[layer]) for layer in STYLE_LAYERS}
-        self.gram_norms = {layer: network.gram_energy(layer, target) for layer, target in self.grams.items()}
-        self.content = network(content, CONTENT_LAYER)[CONTENT_LAYER]
-        self.content_norm = network.feature_energy(CONTENT_LAYER, self.content)
+    def __init__(self, network, style_grams, content):
+        """`style_grams`: those of the style pictures. `content`: the feature maps of the content pictures."""
+        self.network, self.grams, self.content = network, style_grams, content
+        self.gram_norms = {layer: network.gram_energy(layer, target) for layer, target in style_grams.items()}
+        self.content_norm = network.feature_energy(CONTENT_LAYER, content)
+
+    @classmethod
+    def of_pictures(cls, network, content, style):
+        return cls(network, grams(network(style)), network(content, CONTENT_LAYER)[CONTENT_LAYER])
+
+    def tensors(self):
+        return [*self.grams.values(), *self.gram_norms.values(), self.content, self.content_norm]
 
     def content_loss(self, features):
         return self.network.feature_energy(CONTENT_LAYER, features[CONTENT_LAYER] - self.content) / self.content_norm
 
-    def style_loss(self, features):
-        losses = [self.network.gram_energy(layer, gram(features[layer]) - target) / self.gram_norms[layer]
+    def style_loss(self, image_grams):
+        losses = [self.network.gram_energy(layer, image_grams[layer] - target) / self.gram_norms[layer]
                   for layer, target in self.grams.items()]
         return sum(losses) / len(losses)
 
-    def loss(self, features):
+    def loss(self, features, image_grams):
         """One value for each image."""
-        return CONTENT_WEIGHT * self.content_loss(features) + STYLE_WEIGHT * self.style_loss(features)
+        return CONTENT_WEIGHT * self.content_loss(features) + STYLE_WEIGHT * self.style_loss(image_grams)
 
 
-def gram(features):
-    """F F' / positions for each image. Every loss is a ratio, so it does not matter by what else it is divided."""
-    rows = features.flatten(2)
-    return rows @ rows.transpose(1, 2) / rows.shape[2]
+def by_position(features):
+    """[images, channels, height, width] as [images, positions, channels], which is how they lie in memory."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def grams(features):
+    """F F' / positions for each image, in the style layers. Every loss is a ratio, so it does not matter by what else
+    it is divided."""
+    rows_of = {layer: by_position(features[layer].float()) for layer in STYLE_LAYERS}
+    return {layer: GramMatrix.apply(rows) / rows.shape[1] for layer, rows in rows_of.items()}
 
 
 @torch.enable_grad()
@@ -318,76 +392,73 @@ class Optimizations:
         self.content, self.style = pictures.batch(count, 0.2), pictures.batch(count, 0.7)
         self.image = self.content.clone()
         self.first, self.second = torch.zeros_like(self.image), torch.zeros_like(self.image)
-        self.age, self.life = np.zeros(count, int), self.lives(count)
+        self.age, self.left = torch.zeros(count, 1, 1, 1, device=pictures.device), self.lives(count)
         self.by_light = torch.arange(count, device=pictures.device).view(-1, 1, 1, 1) % 2 == 0
         self.rate = pictures.uniform(count, math.log(2), math.log(12)).exp()
-        self.aim()
+        with torch.no_grad():
+            self.objective = Objective.of_pictures(whole, self.content, self.style)
 
     def lives(self, count):
+        """After how many steps each of so many images ends."""
         return self.random.integers(0, self.LONGEST_LIFE, (2, count)).max(0) + 1
 
-    @torch.no_grad()
-    def aim(self):
-        self.objective = Objective(self.whole, self.content, self.style)
-
-    def gradients(self, light):
-        """The gradients of the loss for the images, by the whole network and by the light one; the latter can be
-        differentiated. Also the images' feature maps in both."""
-        image = self.image.clone().requires_grad_(True)
-        in_whole, in_light = self.whole(image), light(image)
-        [by_whole] = torch.autograd.grad(self.objective.loss(in_whole).sum(), image)
-        losses = Objective(light, self.content, self.style).loss(in_light)
-        [by_light] = torch.autograd.grad(losses.sum(), image, create_graph=True)
-        return by_whole, by_light, {layer: maps.detach() for layer, maps in in_whole.items()}, in_light
-
-    def ages(self):
-        return torch.tensor(self.age, dtype=torch.float32, device=self.image.device).view(-1, 1, 1, 1)
+    def tensors(self):
+        """All that a step changes."""
+        return [self.image, self.first, self.second, self.age]
 
     @torch.no_grad()
     def step_sizes(self, gradient):
         """About how far Adam's next step takes a pixel for a unit of its gradient, up to a factor for each image."""
-        second = self.second / (1 - self.DECAYS[1] ** self.ages()).clamp_min(1e-9)
+        second = self.second / (1 - self.DECAYS[1] ** self.age).clamp_min(1e-9)
         return (second + gradient.square().mean((1, 2, 3), keepdim=True)).rsqrt()
 
     @torch.no_grad()
     def step(self, by_whole, by_light):
-        """One step of Adam for each image; those at the end of their life begin another."""
+        """One step of Adam for each image."""
         gradient = torch.where(self.by_light, by_light, by_whole).nan_to_num(0, 0, 0)
         gradient = gradient + TV_WEIGHT * total_variation_gradient(self.image)
         self.age += 1
-        (b1, b2), ages = self.DECAYS, self.ages()
+        b1, b2 = self.DECAYS
         self.first.lerp_(gradient, 1 - b1)
         self.second.lerp_(gradient * gradient, 1 - b2)
-        direction = self.first / (1 - b1 ** ages) / ((self.second / (1 - b2 ** ages)).sqrt() + 1e-12)
+        direction = self.first / (1 - b1 ** self.age) / ((self.second / (1 - b2 ** self.age)).sqrt() + 1e-12)
         self.image.sub_(self.rate * direction).clamp_(0, 255)
-        if (self.age >= self.life).any():
-            self.renew(np.flatnonzero(self.age >= self.life))
+
+    def renew_ended(self):
+        """Counts a step. Images at the end of their life begin another."""
+        self.left -= 1
+        for number in np.flatnonzero(self.left <= 0):
+            self.renew(number)
 
     @torch.no_grad()
-    def renew(self, ended):
+    def renew(self, number):
         """New pictures. Half of the images begin as plain content; the others carry their paint over to the new one, as
         it happens in film where something new comes into view."""
-        count, pictures = len(ended), self.pictures
-        chosen = torch.from_numpy(ended).to(self.image.device)
-        paint = self.image[chosen] - self.content[chosen]
-        carried = pictures.chance(count, 0.5)
-        self.content[chosen] = pictures.batch(count, 0.2)
-        style = pictures.batch(count, 0.7)
-        self.style[chosen] = torch.where(carried, self.style[chosen], style)
-        self.image[chosen] = (self.content[chosen] + paint * carried).clamp(0, 255)
-        self.first[chosen], self.second[chosen] = 0, 0
-        self.rate[chosen] = pictures.uniform(count, math.log(2), math.log(12)).exp()
-        self.age[ended], self.life[ended] = 0, self.lives(count)
-        self.aim()
+        one, pictures = slice(number, number + 1), self.pictures
+        paint = self.image[one] - self.content[one]
+        carried = pictures.chance(1, 0.5)
+        self.content[one] = pictures.batch(1, 0.2)
+        self.style[one] = torch.where(carried, self.style[one], pictures.batch(1, 0.7))
+        self.image[one] = (self.content[one] + paint * carried).clamp(0, 255)
+        for tensor in (self.first, self.second, self.age):
+            tensor[one] = 0
+        self.rate[one] = pictures.uniform(1, math.log(2), math.log(12)).exp()
+        self.left[one] = self.lives(1)
+        objective = Objective.of_pictures(self.whole, self.content[one], self.style[one])
+        for own, new in zip(self.objective.tensors(), objective.tensors()):
+            own[one] = new
 
 
-def feature_errors(light, layer, features, target):
+def detached(tensors):
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def feature_errors(matrix, features, gram, target, gram_target):
     """The share of the whole network's feature maps that E f misses, and the same of their Gram matrices."""
-    seen = F.conv2d(features, light.maps[layer][:, :, None, None])
-    missed = (seen - target).square().sum() / target.square().sum()
-    gram_target = gram(target)
-    gram_missed = (gram(seen) - gram_target).square().sum((1, 2)) / gram_target.square().sum((1, 2))
-    return missed, gram_missed.mean()
+    missed = MissedEnergy.apply(by_position(features), matrix, by_position(target))
+    energy = gram_target.diagonal(dim1=1, dim2=2).sum() * target[0, 0].numel()
+    gram_missed = (matrix @ gram @ matrix.T - gram_target).square().sum((1, 2)) / gram_target.square().sum((1, 2))
+    return missed / energy, gram_missed.mean()
 
 
 def gradient_error(by_light, by_whole):
@@ -398,60 +469,144 @@ def gradient_error(by_light, by_whole):
 def training_errors(light, whole, images, state):
     """What is to be lowered, by name, on images and on those under optimization, which are taken a step further."""
     with torch.no_grad():
-        images_in_whole = whole(images)
-    images_in_light = light(images)
-    by_whole, by_light, states_in_whole, states_in_light = state.gradients(light)
+        targets = whole(images)
+        target_grams = grams(targets)
+    image = state.image.clone().requires_grad_(True)
+    state_targets = whole(image)
+    state_target_grams = grams(state_targets)
+    [by_whole] = torch.autograd.grad(state.objective.loss(state_targets, state_target_grams).sum(), image)
+    state_targets, state_target_grams = detached(state_targets), detached(state_target_grams)
+
+    features, state_features = light(images), light(image)
+    image_grams, state_grams = grams(features), grams(state_features)
+    losses = Objective.of_pictures(light, state.content, state.style).loss(state_features, state_grams)
+    [by_light] = torch.autograd.grad(losses.sum(), image, create_graph=True)
+
     sizes = state.step_sizes(by_whole)
-    of_gradients = gradient_error(by_light * sizes, by_whole * sizes)
-    errors = {"gradient": of_gradients.mean()}
+    errors = {"gradient": gradient_error(by_light * sizes, by_whole * sizes).mean()}
     for layer in STYLE_LAYERS:
-        of_images = feature_errors(light, layer, images_in_light[layer], images_in_whole[layer])
-        of_states = feature_errors(light, layer, states_in_light[layer], states_in_whole[layer])
+        of_images = feature_errors(light.maps[layer], features[layer], image_grams[layer],
+                                   targets[layer], target_grams[layer])
+        of_states = feature_errors(light.maps[layer], state_features[layer], state_grams[layer],
+                                   state_targets[layer], state_target_grams[layer])
         errors[f"features {layer}"], errors[f"gram {layer}"] = ((a + b) / 2 for a, b in zip(of_images, of_states))
     state.step(by_whole, by_light.detach())
     return errors
 
 
-def train(light, whole, pictures, minutes, batch, checkpoint):
-    """Trains the light network's weights and its matrices E for so long. Calls checkpoint(network) now and then."""
-    parameters = {name: torch.nn.Parameter(tensor) for name, tensor in light.weights.items()}
-    maps = {layer: torch.nn.Parameter(tensor) for layer, tensor in light.maps.items()}
-    light = Network(parameters, maps)
-    tensors = [*parameters.values(), *maps.values()]
-    rates = [LEARNING_RATE * float(tensor.detach().abs().mean()) for tensor in tensors]
-    groups = [dict(params=[tensor], lr=rate) for tensor, rate in zip(tensors, rates)]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=pictures.device.type == "cuda")
+def training_step(light, average, share, whole, images, state, optimizer):
+    """Lowers the errors a little and returns them. `share` is that of the new weights in the average. All that differs
+    between two steps is in tensors that are changed in place, and none is read back: a CUDA graph can repeat a step."""
+    errors = training_errors(light, whole, images, state)
+    loss = sum(ERROR_WEIGHTS[name.split()[0]] * error for name, error in errors.items())
+    for tensor, gradient in zip(light.tensors(), torch.autograd.grad(loss, light.tensors())):
+        torch.nan_to_num(gradient, 0, 0, 0, out=tensor.grad)  # One bad image must not cost the run.
+    optimizer.step()
+    with torch.no_grad():
+        for mean, tensor in zip(average.tensors(), light.tensors()):
+            mean.lerp_(tensor, share)
+    return detached(errors)
+
+
+class NoGraphs(Exception):
+    """Steps could not be captured as CUDA graphs."""
+
+
+def captured(steps, changed):
+    """The same steps as CUDA graphs, which need no time for Python and launches. `changed`: the tensors that steps
+    change. It is an error if graphs change them in another way than the steps do."""
+    pool, graphs, errors = torch.cuda.graph_pool_handle(), [], []
+    for step in steps:
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1], pool=pool, stream=torch.cuda.current_stream()):
+            errors.append(step())
+
+    def replay(number):
+        graphs[number].replay()
+        return errors[number]
+
+    def changes(step):
+        """What a step changes, and undoes that."""
+        before = [tensor.detach().clone() for tensor in changed]
+        step()
+        after = [tensor.detach() - old for tensor, old in zip(changed, before)]
+        with torch.no_grad():
+            for tensor, old in zip(changed, before):
+                tensor.copy_(old)
+        return after
+
+    replays = [partial(replay, number) for number in range(len(steps))]
+    for step, graph in zip(steps, replays):
+        pairs = [(a, b) for a, b in zip(changes(step), changes(graph)) if a.any() or b.any()]
+        off = float(sum((a - b).norm() / a.norm() for a, b in pairs)) / len(pairs)
+        if not off < 0.2:
+            raise RuntimeError(f"a graph is off by {off:.3f}")
+    return replays
+
+
+def train(light, whole, pictures, minutes, batch, rate, graphs, checkpoint):
+    """Trains the light network's weights and its matrices E for so long. Calls checkpoint(network) now and then, with
+    weights that are averages over the last steps, and returns such a network."""
+    average = Network(light.weights, dict(light.maps))
+    light = Network({name: torch.nn.Parameter(tensor.clone()) for name, tensor in light.weights.items()},
+                    {layer: torch.nn.Parameter(tensor.clone()) for layer, tensor in light.maps.items()})
+    rates = torch.stack([rate * tensor.detach().abs().mean() for tensor in light.tensors()])
+    current_rates = rates / 100
+    groups = [dict(params=[tensor], lr=of_tensor) for tensor, of_tensor in zip(light.tensors(), current_rates)]
+    on_gpu = pictures.device.type == "cuda"
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=on_gpu, capturable=on_gpu)
+    for tensor in light.tensors():
+        tensor.grad = torch.zeros_like(tensor)
 
     # Several batches of images, of which each training step takes one: the same image is not seen in every step.
-    states = [Optimizations(pictures, whole, batch, seed) for seed in range(8)]
-    begun = reported = saved = now = time.time()
-    steps, steps_reported, sums = 0, 0, {}
-    while (elapsed := (now - begun) / (60 * minutes)) < 1:
-        fade = max(0.01, 0.5 * (1 + math.cos(math.pi * elapsed))) * min(1, (steps + 1) / 100)
-        for group, rate in zip(optimizer.param_groups, rates):
-            group["lr"] = rate * fade
-        errors = training_errors(light, whole, pictures.varied(batch), states[steps % len(states)])
-        optimizer.zero_grad()
-        sum(ERROR_WEIGHTS[name.split()[0]] * error for name, error in errors.items()).backward()
-        for tensor in tensors:
-            tensor.grad.nan_to_num_(0, 0, 0)  # One bad image must not cost the run.
-        optimizer.step()
+    # What bfloat16 does to the whole network's feature maps and gradients is far below the errors.
+    fast = whole.cast(torch.bfloat16) if on_gpu else whole
+    states = [Optimizations(pictures, fast, batch, seed) for seed in range(8)]
+    images, share = pictures.varied(batch), torch.ones((), device=pictures.device)
+    steps = [partial(training_step, light, average, share, fast, images, state, optimizer) for state in states]
+    if on_gpu:  # What is done for the first time allocates what is kept and chooses the fastest convolutions.
+        states[0].renew(0)
+        for name in ("the first steps", "steps without graphs"):
+            begun = time.time()
+            for step in steps:
+                step()
+            torch.cuda.synchronize()
+            print(f"{name}: {len(steps) / (time.time() - begun):.1f} a second", flush=True)
+    if on_gpu and graphs:
+        kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
+        of_states = [tensor for state in states for tensor in state.tensors()]
+        try:
+            steps = captured(steps, [*light.tensors(), *average.tensors(), *kept, *of_states])
+        except Exception as problem:
+            raise NoGraphs(repr(problem)) from problem
+        print(f"graphs take {torch.cuda.memory_reserved() / 2 ** 30:.0f} GiB", flush=True)
 
-        steps, now = steps + 1, time.time()
-        for name, error in errors.items():
-            sums[name] = sums.get(name, 0) + error.detach()
+    begun = reported = saved = now = time.time()
+    done, done_reported, sums = 0, 0, 0
+    while (elapsed := (now - begun) / (60 * minutes)) < 1:
+        fade = max(0.01, 0.5 * (1 + math.cos(math.pi * elapsed))) * min(1, (done + 1) / 100)
+        torch.mul(rates, fade, out=current_rates)
+        share.fill_(AVERAGED / (AVERAGED + done))
+        images.copy_(pictures.varied(batch))
+        errors = steps[done % len(steps)]()
+        states[done % len(steps)].renew_ended()
+        sums = sums + torch.stack(list(errors.values()))
+
+        done, now = done + 1, time.time()
         if now - reported > 10:
-            means = {name: round(float(error) / (steps - steps_reported), 4) for name, error in sums.items()}
-            print(json.dumps(dict(steps=steps, seconds=round(now - begun), **means)), flush=True)
-            sums, reported, steps_reported = {}, now, steps
+            means = [round(error, 4) for error in (sums / (done - done_reported)).tolist()]
+            now = time.time()
+            print(json.dumps(dict(steps=done, seconds=round(now - begun), steps_per_second=round(
+                (done - done_reported) / (now - reported), 1), **dict(zip(errors, means)))), flush=True)
+            sums, reported, done_reported = 0, now, done
         if now - saved > 30:
-            checkpoint(light)
+            checkpoint(average)
             saved = now
-    print(f"{steps} steps in {now - begun:.0f} s")
+    print(f"{done} steps in {now - begun:.0f} s", flush=True)
     others = [layer for layer in LAYERS if layer not in STYLE_LAYERS]
     batches = [images for state in states for images in (pictures.varied(batch), state.image)]
-    light.maps |= fit_maps(light, whole, batches, others)
-    return light
+    average.maps |= fit_maps(average, whole, batches, others)
+    return average
 
 
 @torch.no_grad()
@@ -477,27 +632,28 @@ def descend(objective, whole_objective, image, marks):
     for step in range(1, max(marks) + 1):
         image = image.detach().requires_grad_(True)
         features = objective.network(image)
-        [gradient] = torch.autograd.grad(objective.loss(features).sum(), image)
+        [gradient] = torch.autograd.grad(objective.loss(features, grams(features)).sum(), image)
         with torch.no_grad():
             first, second = b1 * first + (1 - b1) * gradient, b2 * second + (1 - b2) * gradient ** 2
             direction = first / (1 - b1 ** step) / ((second / (1 - b2 ** step)).sqrt() + 1e-12)
             image = (image - 8 * direction).clamp(0, 255)
             if step in marks:
-                losses.append(typical(whole_objective.loss(whole_objective.network(image))))
+                losses.append(typical(whole_objective, image))
     return losses
 
 
-def typical(losses):
-    """The geometric mean: a few styles that are nearly plain have huge losses."""
-    return round(float(losses.log().mean().exp()), 3)
+def typical(objective, image):
+    """The geometric mean of losses: a few styles that are nearly plain have huge ones."""
+    features = objective.network(image)
+    return round(float(objective.loss(features, grams(features)).log().mean().exp()), 3)
 
 
 def judge(light, whole, content, style):
     """Prints a table: the loss of VGG16 after some steps, along its own gradient and along the light network's."""
     marks = (1, 3, 10, 30, 100)
     with torch.no_grad():
-        of_whole, of_light = Objective(whole, content, style), Objective(light, content, style)
-        start = typical(of_whole.loss(whole(content)))
+        of_whole, of_light = (Objective.of_pictures(network, content, style) for network in (whole, light))
+        start = typical(of_whole, content)
     print("steps", 0, *marks)
     print("whole", start, *descend(of_whole, of_whole, content, marks))
     print("light", start, *descend(of_light, of_whole, content, marks), flush=True)
@@ -521,10 +677,10 @@ def formula_image(number, height=24, width=32):
 
 def reference(light):
     """Prints losses and gradients of formula_image(0) with content formula_image(1) and style formula_image(2)."""
-    objective = Objective(light, formula_image(1), formula_image(2))
+    objective = Objective.of_pictures(light, formula_image(1), formula_image(2))
     image = formula_image(0).requires_grad_(True)
     features = light(image)
-    losses = dict(content=objective.content_loss(features), style=objective.style_loss(features))
+    losses = dict(content=objective.content_loss(features), style=objective.style_loss(grams(features)))
     for name, loss in losses.items():
         [gradient] = torch.autograd.grad(loss.sum(), image, retain_graph=True)
         pixels = {f"{y},{x}": [f"{value:.6e}" for value in gradient[0, :, y, x].flip(0).tolist()]
@@ -540,6 +696,8 @@ def run_train(arguments):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     device = torch.device(arguments.device)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # On the default stream nothing can be captured.
     whole = Network.load(WHOLE_FILE, device)
     paths = sorted(glob(os.path.join(arguments.pictures, "*.jpg")))
     if not paths:
@@ -554,8 +712,12 @@ def run_train(arguments):
     print(f"began after {time.time() - begun:.0f} s", flush=True)
     content, style = unseen.batch(arguments.batch, 0), unseen.batch(arguments.batch, 1)
     judge(light, whole, content, style)
-    light = train(light, whole, pictures, arguments.minutes, arguments.batch,
-                  checkpoint=lambda network: save(network, arguments.out))
+    try:
+        light = train(light, whole, pictures, arguments.minutes, arguments.batch, arguments.rate, arguments.graphs,
+                      checkpoint=lambda network: save(network, arguments.out))
+    except NoGraphs as problem:  # After that, nothing may work on the GPU in this process.
+        print(f"CUDA graphs failed, beginning again without them: {problem}", flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.argv, "--no-graphs"])
     save(light, arguments.out)
     judge(light, whole, content, style)
 
@@ -574,7 +736,10 @@ def main():
     command.add_argument("out", help="the .safetensors file to write")
     command.add_argument("--start", metavar="LIGHT", help="train this network further instead of beginning a new one")
     command.add_argument("--minutes", type=float, default=6)
+    command.add_argument("--rate", type=float, default=LEARNING_RATE,
+                         help="how far weights move in each of the first steps, as a share of their mean size")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    command.add_argument("--no-graphs", dest="graphs", action="store_false", help="do without CUDA graphs")
     command.add_argument("--size", type=int, default=192, help="side of the images to train on")
     command.add_argument("--batch", type=int, default=16)
     command.set_defaults(run=run_train)

@@ -43,7 +43,7 @@ const STATE_LASTS_MS: u64 = 1500;
 
 const STYLES: [&str; 4] = ["nocturne", "woodcut", "glass", "/no/such/picture.png"];
 /// Values of the properties, some of which cannot be used.
-const VALUES: [(&str, &[&str]); 22] = [
+const VALUES: [(&str, &[&str]); 23] = [
     ("content-weight", &["0", "1", "20"]),
     ("style-weight", &["0", "10", "100"]),
     ("tv-weight", &["0", "3", "30"]),
@@ -51,6 +51,7 @@ const VALUES: [(&str, &[&str]); 22] = [
     ("learning-rate", &["0.01", "8", "100"]),
     ("iterations", &["1", "2", "5"]),
     ("first-iterations", &["1", "5", "10"]),
+    ("style-scale", &["0.25", "1", "3"]),
     ("working-size", &["-1", "0", "15", "48", "64", "96", "8192"]),
     ("frame-budget", &["-1", "0", "1", "20000000", "100000000"]),
     ("style-transition", &["0", "100", "5000"]),

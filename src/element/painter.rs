@@ -12,7 +12,6 @@ use super::{
 use crate::{
     Error, Result,
     image::Frame,
-    objective::LossLayers,
     style,
     stylizer::{
         Interruption, Report, Settings, Stylizer,
@@ -70,8 +69,8 @@ pub struct Painter {
 /// What the stylizer shall have of what needs preparation: what the properties ask for, apart from what is refused.
 struct Request {
     style: String,
-    layers: LossLayers,
-    working_size: u32,
+    /// Of these only what needs preparation counts.
+    settings: Settings,
     /// Its preparation, or that of an earlier request, if there is one under way.
     job: Option<Job>,
 }
@@ -84,9 +83,8 @@ impl Painter {
         let mut stylizer = properties.stylizer(is_live)?;
         stylizer.set_interruption(interruption);
         let sizes = Sizes { iteration: live::warm_up(&mut stylizer)?, chooser: None, frame_size: (0, 0) };
-        let Settings { layers, working_size, .. } = stylizer.settings().clone();
         let style = properties.prepared.style.name.clone();
-        let request = Request { style: style.clone(), layers, working_size, job: None };
+        let request = Request { style: style.clone(), settings: stylizer.settings().clone(), job: None };
         Ok(Self { network, stylizer, style, fade: None, properties, request, sizes, raised: None })
     }
 
@@ -103,7 +101,7 @@ impl Painter {
     /// Prepares for frames like this one, the first of their kind.
     pub fn prepare(&mut self, upcoming: Upcoming) -> Result<()> {
         self.choose_size(upcoming);
-        let working_size = self.request.working_size;
+        let working_size = self.request.settings.working_size;
         self.stylizer.set_settings(Settings { working_size, ..self.stylizer.settings().clone() })?;
         self.stylizer.prepare(upcoming.size)
     }
@@ -161,7 +159,7 @@ impl Painter {
     /// Learns from how long a frame took whether the working size fits the machine.
     pub fn observe(&mut self, report: &Report, budget: Duration) {
         let is_settled =
-            self.request.job.is_none() && self.request.working_size == self.stylizer.settings().working_size;
+            self.request.job.is_none() && self.request.settings.working_size == self.stylizer.settings().working_size;
         // A preparation takes time from the frames.
         if is_settled {
             self.sizes.observe(report, budget);
@@ -177,9 +175,7 @@ impl Painter {
         }
         if *objective != last.objective {
             match self.properties.settings().and_then(|settings| self.stylizer.check(&settings).map(|()| settings)) {
-                Ok(settings) => {
-                    (self.request.layers, self.request.working_size) = (settings.layers, settings.working_size);
-                }
+                Ok(settings) => self.request.settings = settings,
                 Err(error) => warn(KEEPING_SETTINGS, &error),
             }
         }
@@ -190,15 +186,16 @@ impl Painter {
         let chosen = self.sizes.choose(size, budget);
         if let Some(chosen) = chosen {
             // Little is left of a narrow frame or style.
-            self.request.working_size = chosen.max(live::least_working_size(&self.stylizer, &self.wanted(), size));
+            self.request.settings.working_size =
+                chosen.max(live::least_working_size(&self.stylizer, &self.wanted(), size));
         } else if self.properties.fits_machine() {
-            self.request.working_size = 0;
+            self.request.settings.working_size = 0;
         }
     }
 
     /// The settings that the stylizer shall have.
     fn wanted(&self) -> Settings {
-        self.properties.settings_with(self.request.layers.clone(), self.request.working_size)
+        self.properties.settings_like(self.request.settings.clone())
     }
 
     fn change_at_once(&mut self, now: Option<gst::ClockTime>, warn: Warn) {
@@ -221,8 +218,7 @@ impl Painter {
 
     /// Changes what can be changed within a frame.
     fn change_quickly(&mut self, warn: Warn) {
-        let Settings { layers, working_size, .. } = self.stylizer.settings();
-        let quick = self.properties.settings_with(layers.clone(), *working_size);
+        let quick = self.properties.settings_like(self.stylizer.settings().clone());
         if let Err(error) = self.set_settings(quick) {
             self.refuse_settings(&error, warn);
         }
@@ -308,8 +304,7 @@ impl Painter {
     }
 
     fn keep_settings(&mut self) {
-        let Settings { layers, working_size, .. } = self.stylizer.settings().clone();
-        (self.request.layers, self.request.working_size) = (layers, working_size);
+        self.request.settings = self.stylizer.settings().clone();
     }
 }
 
@@ -437,6 +432,19 @@ mod tests {
     }
 
     #[test]
+    fn another_style_scale_is_prepared() {
+        let mut painter = painter();
+        assert_eq!(follow(&mut painter, "style-scale", 2.0), [""; 0]);
+        assert_eq!(painter.stylizer.settings().style_scale, 1.0);
+        assert_eq!(settle(&mut painter, UPCOMING), [""; 0]);
+        assert_eq!(painter.stylizer.settings().style_scale, 2.0);
+        assert!(painter.request.job.is_none());
+        let unlimited = Upcoming { budget: None, ..UPCOMING };
+        assert_eq!(follow_before(unlimited, &mut painter, "style-scale", 0.5), [""; 0]);
+        assert_eq!(painter.stylizer.settings().style_scale, 0.5);
+    }
+
+    #[test]
     fn a_narrow_style_raises_the_working_size() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("narrow.png");
@@ -470,7 +478,7 @@ mod tests {
         follow_before(upcoming, &mut painter, "working-size", -1);
         let size_after = |painter: &mut Painter, upcoming: Upcoming| {
             painter.prepare(upcoming).unwrap();
-            painter.request.working_size
+            painter.request.settings.working_size
         };
         assert_eq!(size_after(&mut painter, upcoming), 64);
         // The machine is fast enough for a larger one, but only frames of another size begin anew.

@@ -70,6 +70,7 @@ pub struct ObjectiveProperties {
     style_layers: String,
     pooling: Pooling,
     working_size: i32,
+    style_scale: f64,
 }
 
 impl Default for Properties {
@@ -82,6 +83,7 @@ impl Default for Properties {
                     style_layers: Settings::STYLE_LAYERS.to_owned(),
                     pooling: Pooling::default(),
                     working_size: 0,
+                    style_scale: Settings::default().style_scale,
                 },
             },
             numbers: Settings::default(),
@@ -102,20 +104,24 @@ impl Default for Properties {
 impl Properties {
     /// The settings of the stylizer. A working size that shall fit the machine is that of the frame here.
     pub fn settings(&self) -> Result<Settings> {
-        let ObjectiveProperties { content_layers, style_layers, pooling, working_size } = &self.prepared.objective;
+        let ObjectiveProperties { content_layers, style_layers, pooling, working_size, style_scale } =
+            &self.prepared.objective;
         let layers = LossLayers {
             content_layers: parse_layers(content_layers)?,
             style_layers: parse_layers(style_layers)?,
             pooling: (*pooling).into(),
         };
-        Ok(self.settings_with(layers, (*working_size).try_into().unwrap_or(0)))
+        let working_size = (*working_size).try_into().unwrap_or(0);
+        Ok(self.settings_like(Settings { layers, working_size, style_scale: *style_scale, ..Settings::default() }))
     }
 
-    /// The settings of the stylizer, apart from what is prepared.
-    pub fn settings_with(&self, layers: LossLayers, working_size: u32) -> Settings {
+    /// The settings of the stylizer, with what is prepared as it is here.
+    pub fn settings_like(&self, prepared: Settings) -> Settings {
+        let Settings { layers, working_size, style_scale, .. } = prepared;
         Settings {
             layers,
             working_size,
+            style_scale,
             warm_start: self.warm_start.into(),
             debug_view: self.debug_view.into(),
             ..self.numbers.clone()
@@ -280,6 +286,19 @@ pub static TABLE: LazyLock<Vec<Property>> = LazyLock::new(|| {
                 )
                 .minimum(FITTING)
                 .maximum(LARGEST_WORKING_SIZE)
+                .default_value(default)
+                .mutable_playing()
+                .build()
+        }),
+        field!(prepared.objective.style_scale).declare(|default| {
+            glib::ParamSpecDouble::builder("style-scale")
+                .nick("Style scale")
+                .blurb(
+                    "Size of the style picture relative to the image that is optimized, long side to long side: more \
+                     makes larger strokes",
+                )
+                .minimum(*Settings::STYLE_SCALES.start())
+                .maximum(*Settings::STYLE_SCALES.end())
                 .default_value(default)
                 .mutable_playing()
                 .build()

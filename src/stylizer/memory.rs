@@ -4,10 +4,9 @@
 
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
-use super::{Settings, Stylizer, WarmStart, scaler::Scaler, working_size};
+use super::{Settings, Stylizer, WarmStart, long_side, scaler::Scaler, style_target::style_size, working_size};
 use crate::{
     Error, Result,
-    image::fit,
     motion::{MotionEstimator, Warper},
     objective,
 };
@@ -38,9 +37,10 @@ impl Stylizer {
         if [frame_size, picture].into_iter().any(is_absurd) {
             return Some(u64::MAX);
         }
-        let size = working_size(frame_size, settings.working_size, &settings.layers, picture);
+        let size = working_size(frame_size, settings, picture);
         let pixels = |(width, height): (usize, usize)| width * height;
-        let style = if picture == (0, 0) { picture } else { fit(picture, size.0.max(size.1)) };
+        let style =
+            if picture == (0, 0) { picture } else { style_size(picture, settings.style_scale, long_side(size)) };
         if [size, style].into_iter().any(is_absurd) {
             return Some(u64::MAX);
         }
@@ -86,8 +86,7 @@ impl Stylizer {
             let settings = Settings { working_size, ..settings.clone() };
             self.memory_with(&settings, frame_size, picture).is_some_and(|needed| needed <= available)
         };
-        let working_size = working_size(frame_size, settings.working_size, &settings.layers, picture);
-        let long_side = u32::try_from(working_size.0.max(working_size.1)).unwrap_or(u32::MAX);
+        let long_side = u32::try_from(long_side(working_size(frame_size, settings, picture))).unwrap_or(u32::MAX);
         // The largest that fits is at least `low`, unless even that does not, and below `high`.
         let (mut low, mut high) = (*Settings::WORKING_SIZES.start(), long_side);
         while low + 1 < high {

@@ -32,14 +32,14 @@ use crate::{
     image::{Frame, Image, Picture, fit},
     motion::{Motion, MotionEstimator, Warper},
     network::{Layer, Vgg},
-    objective::{self, Adam, Device, LossLayers, Losses, Objective, Start},
+    objective::{self, Adam, Device, Losses, Objective, Start},
     processor::Processor,
 };
 use costs::Costs;
 use live::beside::Beside;
 use scaler::{Placing, Scaler};
 use schedule::Schedule;
-use style_target::StyleTarget;
+use style_target::{StyleTarget, style_size};
 use warm_start::{History, Painted};
 
 /// Paints frames in the manner of a style image. Each frame starts from the painted one before it.
@@ -175,21 +175,29 @@ impl Stylizer {
         self.check(&settings)?;
         if let (Some(style), Some(frame_size)) = (&self.style, self.frame_size) {
             let long_side = long_side(self.working_size(&settings, frame_size));
-            settings.layers.check_size("style", style.size_for(long_side))?;
+            settings.layers.check_size("style", style_size(style.picture().size(), settings.style_scale, long_side))?;
         }
-        if settings.layers != self.settings.layers {
+        let has_new_layers = settings.layers != self.settings.layers;
+        if has_new_layers || settings.style_scale != self.settings.style_scale {
             let size = self.frame_size.map(|frame_size| self.working_size(&settings, frame_size));
-            let mut objective =
-                objective::open(self.weights.clone(), settings.layers.clone(), &self.device, &self.aside)?;
+            let mut new = if has_new_layers {
+                Some(objective::open(self.weights.clone(), settings.layers.clone(), &self.device, &self.aside)?)
+            } else {
+                None
+            };
+            let mut objective = lock(&self.objective);
             if let Some(style) = &mut self.style
                 && let Some(long_side) = style.long_side()
             {
-                style.prepare(objective.as_mut(), size.map_or(long_side, self::long_side))?;
+                let objective = new.as_mut().unwrap_or(&mut *objective).as_mut();
+                style.prepare(objective, size.map_or(long_side, self::long_side), settings.style_scale)?;
                 self.style_updates += 1;
             }
-            *lock(&self.objective) = objective;
-            // With other layers everything takes another time.
-            self.costs = Costs::default();
+            if let Some(new) = new {
+                *objective = new;
+                // With other layers everything takes another time.
+                self.costs = Costs::default();
+            }
         }
         self.freshen_paint(settings.distance(&self.settings));
         self.settings = settings;
@@ -214,8 +222,8 @@ impl Stylizer {
 
     /// Paints in the manner of another picture from the next frame on, which starts from what was painted so far.
     ///
-    /// The picture is resized so that its long side is that of the images that are optimized, and its Gram matrices are
-    /// computed: here, or with the first frame, which decides that size.
+    /// The picture is resized so that its long side is that of the images that are optimized, times
+    /// [`Settings::style_scale`], and its Gram matrices are computed: here, or with the first frame, which decides that size.
     ///
     /// # Errors
     ///
@@ -226,8 +234,8 @@ impl Stylizer {
         let mut style = StyleTarget::new(Arc::new(picture));
         if let Some(frame_size) = self.frame_size {
             self.check_memory(&self.settings, frame_size, picture_size)?;
-            let size = working_size(frame_size, self.settings.working_size, &self.settings.layers, picture_size);
-            style.prepare(lock(&self.objective).as_mut(), long_side(size))?;
+            let size = working_size(frame_size, &self.settings, picture_size);
+            style.prepare(lock(&self.objective).as_mut(), long_side(size), self.settings.style_scale)?;
             self.style_updates += 1;
             if let Some(last) = &self.style {
                 style.fade_from(last);
@@ -240,7 +248,7 @@ impl Stylizer {
 
     /// The size at which frames are optimized with these settings and the style in use.
     fn working_size(&self, settings: &Settings, frame_size: (usize, usize)) -> (usize, usize) {
-        working_size(frame_size, settings.working_size, &settings.layers, self.picture_size())
+        working_size(frame_size, settings, self.picture_size())
     }
 
     /// The memory, in bytes, that it takes at most to paint frames of this size with these settings and the style in use.
@@ -273,7 +281,7 @@ impl Stylizer {
             self.costs = Costs::default();
         }
         if let Some(style) = self.style.as_mut().filter(|_| style_size != Some(long_side)) {
-            style.prepare(lock(&self.objective).as_mut(), long_side)?;
+            style.prepare(lock(&self.objective).as_mut(), long_side, self.settings.style_scale)?;
             self.style_updates += 1;
         }
         Ok(())
@@ -420,10 +428,10 @@ fn lock(objective: &Mutex<Box<dyn Objective>>) -> MutexGuard<'_, Box<dyn Objecti
 
 /// The size at which frames are optimized, with a style picture of this size, 0 if there is none. The setting is raised
 /// as far as the deepest layer needs it.
-fn working_size(frame: (usize, usize), setting: u32, layers: &LossLayers, picture: (usize, usize)) -> (usize, usize) {
-    let side = match setting as usize {
+fn working_size(frame: (usize, usize), settings: &Settings, picture: (usize, usize)) -> (usize, usize) {
+    let side = match settings.working_size as usize {
         0 => return frame,
-        setting => setting.max(least_long_side(layers, frame)).max(least_long_side(layers, picture)),
+        size => size.max(least_long_side(settings, frame, picture)),
     };
     if side >= long_side(frame) { frame } else { fit(frame, side) }
 }
@@ -432,12 +440,18 @@ fn long_side((width, height): (usize, usize)) -> usize {
     width.max(height)
 }
 
-/// The long side, in pixels, at which a picture of these proportions is not too small for the deepest layer; 0 if there
-/// is no layer or no picture.
-fn least_long_side(layers: &LossLayers, size: (usize, usize)) -> usize {
-    let shortest_side = layers.deepest().map_or(0, Layer::shortest_side);
-    match size.0.min(size.1) {
+/// The long side, in pixels, of images for which neither a frame nor a style picture of these proportions is too small
+/// for the deepest layer. It is 0 if there is no layer, and a picture of 0 pixels is none.
+fn least_long_side(settings: &Settings, frame: (usize, usize), picture: (usize, usize)) -> usize {
+    let shortest_side = settings.layers.deepest().map_or(0, Layer::shortest_side);
+    let least = |size: (usize, usize)| match size.0.min(size.1) {
         0 => 0,
         short_side => shortest_side.saturating_mul(long_side(size)).div_ceil(short_side),
-    }
+    };
+    // The style's sides are rounded twice, which may take a pixel.
+    let style = match settings.style_scale {
+        1.0 => least(picture),
+        scale => ((least(picture) + 1) as f64 / scale).ceil() as usize,
+    };
+    least(frame).max(style)
 }

@@ -42,6 +42,9 @@ pub struct Settings {
     /// frame. One at which the deepest layer would see nothing of a narrow frame or style is raised. Range
     /// [`Settings::WORKING_SIZES`].
     pub working_size: u32,
+    /// The size of the style picture relative to the image that is optimized, long side to long side, and so the size of
+    /// the strokes. Range [`Settings::STYLE_SCALES`].
+    pub style_scale: f64,
     /// The most memory, in bytes, that painting may take; 0 is what the machine has. See
     /// [`Stylizer::memory_for`](super::Stylizer::memory_for). A lower limit takes no memory back that is in use.
     pub memory_limit: u64,
@@ -67,6 +70,8 @@ impl Settings {
     pub const ITERATIONS: RangeInclusive<u32> = 1..=10_000;
     /// The range of working sizes, besides 0.
     pub const WORKING_SIZES: RangeInclusive<u32> = 16..=8192;
+    /// The range of style scales.
+    pub const STYLE_SCALES: RangeInclusive<f64> = 0.25..=4.0;
 
     /// The default content layer.
     pub const CONTENT_LAYERS: &str = "relu3_3";
@@ -89,6 +94,7 @@ impl Settings {
         if self.working_size != 0 {
             check("working-size", self.working_size, Self::WORKING_SIZES, "0, 16 to 8192, or in the element -1")?;
         }
+        check("style-scale", self.style_scale, Self::STYLE_SCALES, "between 0.25 and 4")?;
         check("scene-threshold", self.scene_threshold, 0.0..=1.0, "between 0 and 1")?;
         check("strength", self.strength, 0.0..=1.0, "between 0 and 1")
     }
@@ -110,7 +116,7 @@ impl Settings {
 
     /// How different the loss is with other settings: from 0, the same, to 1.
     pub(super) fn distance(&self, other: &Self) -> f32 {
-        if self.layers != other.layers {
+        if self.layers != other.layers || self.style_scale != other.style_scale {
             return 1.0;
         }
         let weights = |settings: &Self| {
@@ -144,6 +150,7 @@ impl Default for Settings {
             iterations: 3,
             first_iterations: 36,
             working_size: 0,
+            style_scale: 1.0,
             memory_limit: 0,
             strength: 1.0,
             layers: LossLayers {
@@ -199,6 +206,7 @@ mod tests {
         assert!(message(|s| s.iterations = 0).starts_with("iterations is 0"));
         assert!(message(|s| s.first_iterations = 10_001).starts_with("first-iterations is 10001"));
         assert!(message(|s| s.working_size = 15).starts_with("working-size is 15"));
+        assert!(message(|s| s.style_scale = 4.1).starts_with("style-scale is 4.1"));
         assert!(message(|s| s.scene_threshold = -0.1).starts_with("scene-threshold is -0.1"));
         assert!(message(|s| s.strength = 1.01).starts_with("strength is 1.01"));
     }

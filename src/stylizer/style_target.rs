@@ -11,6 +11,8 @@ use crate::{
 /// The target of the style loss, and the cross-fade to it from the one before.
 pub(super) struct StyleTarget {
     picture: Arc<Picture>,
+    /// The size of the picture relative to these images.
+    scale: f64,
     /// The long side of the images that the Gram matrices are for; `None` before the first frame.
     long_side: Option<usize>,
     grams: Vec<Gram>,
@@ -24,7 +26,7 @@ pub(super) struct StyleTarget {
 
 impl StyleTarget {
     pub(super) fn new(picture: Arc<Picture>) -> Self {
-        Self { picture, long_side: None, grams: Vec::new(), coarse: Vec::new(), last: None, share: 1.0 }
+        Self { picture, scale: 1.0, long_side: None, grams: Vec::new(), coarse: Vec::new(), last: None, share: 1.0 }
     }
 
     pub(super) fn picture(&self) -> &Arc<Picture> {
@@ -37,10 +39,10 @@ impl StyleTarget {
 
     /// Computes the Gram matrices of the picture for images with this long side, and gives them to the objective. Ends a
     /// cross-fade: its start belongs to another objective or size.
-    pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize) -> Result<()> {
-        let grams = self.grams_for(objective, long_side)?;
+    pub(super) fn prepare(&mut self, objective: &mut dyn Objective, long_side: usize, scale: f64) -> Result<()> {
+        let grams = self.grams_for(objective, long_side, scale)?;
         objective.set_style(&grams)?;
-        (self.long_side, self.grams) = (Some(long_side), grams);
+        (self.long_side, self.scale, self.grams) = (Some(long_side), scale, grams);
         (self.coarse, self.last, self.share) = (Vec::new(), None, 1.0);
         Ok(())
     }
@@ -50,7 +52,7 @@ impl StyleTarget {
         if let Some((_, grams)) = self.coarse.iter().find(|(side, _)| *side == long_side) {
             return objective.set_style(grams);
         }
-        let grams = self.grams_for(objective, long_side)?;
+        let grams = self.grams_for(objective, long_side, self.scale)?;
         objective.set_style(&grams)?;
         self.coarse.push((long_side, grams));
         Ok(())
@@ -58,11 +60,11 @@ impl StyleTarget {
 
     /// The size of the picture for images with this long side.
     pub(super) fn size_for(&self, long_side: usize) -> (usize, usize) {
-        fit(self.picture.size(), long_side)
+        style_size(self.picture.size(), self.scale, long_side)
     }
 
-    fn grams_for(&self, objective: &mut dyn Objective, long_side: usize) -> Result<Vec<Gram>> {
-        let (width, height) = self.size_for(long_side);
+    fn grams_for(&self, objective: &mut dyn Objective, long_side: usize, scale: f64) -> Result<Vec<Gram>> {
+        let (width, height) = style_size(self.picture.size(), scale, long_side);
         objective.grams(&self.picture.resized(width, height)?)
     }
 
@@ -99,4 +101,9 @@ impl StyleTarget {
         }
         grams
     }
+}
+
+/// The size of a style picture at this scale, for images with this long side.
+pub(super) fn style_size(picture: (usize, usize), scale: f64, long_side: usize) -> (usize, usize) {
+    fit(picture, ((scale * long_side as f64).round() as usize).max(1))
 }

@@ -63,8 +63,7 @@ pub fn warm_up(stylizer: &mut Stylizer) -> Result<Duration> {
 /// The least working size, in pixels, at which frames of this size and the style are not too small for the deepest layer
 /// of these settings; 0 if there is no layer. A smaller one is raised to it.
 pub fn least_working_size(stylizer: &Stylizer, settings: &Settings, frame_size: (usize, usize)) -> u32 {
-    let least = |size| least_long_side(&settings.layers, size);
-    u32::try_from(least(frame_size).max(least(stylizer.picture_size()))).unwrap_or(u32::MAX)
+    u32::try_from(least_long_side(settings, frame_size, stylizer.picture_size())).unwrap_or(u32::MAX)
 }
 
 /// Whether steps are being taken beside the frames. Until they end, all but [`Stylizer::stylize_beside`], and

@@ -6,13 +6,16 @@ use std::{
 };
 
 use super::super::{
-    Interruption, Settings, Stylizer, lock, long_side, memory::available, style_target::StyleTarget, working_size,
+    Interruption, Settings, Stylizer, lock, long_side,
+    memory::available,
+    style_target::{StyleTarget, style_size},
+    working_size,
 };
 use crate::{
     Error, Result,
-    image::{Image, Picture, fit},
+    image::{Image, Picture},
     network::Vgg,
-    objective::{self, Device, LossLayers, LossWeights, Objective, StepLength},
+    objective::{self, Device, LossWeights, Objective, StepLength},
     processor::Processor,
 };
 
@@ -25,15 +28,13 @@ pub struct Preparation {
     weights: Arc<Vgg>,
     device: Device,
     processor: Processor,
-    layers: LossLayers,
+    /// Of these the layers, the working size and the scale of the style are prepared.
+    settings: Settings,
     /// The stylizer has other layers or another pooling, whose objective cannot be used.
     has_new_layers: bool,
-    /// The setting of this name.
-    working_size: u32,
     /// Width and height of the frames.
     frame_size: (usize, usize),
-    /// The setting of this name, and how many bytes the stylizer takes.
-    memory_limit: u64,
+    /// How many bytes the stylizer takes.
     memory: u64,
     /// The style in use.
     picture: Option<Arc<Picture>>,
@@ -42,16 +43,15 @@ pub struct Preparation {
 
 /// The result of a [`Preparation`].
 pub struct Prepared {
-    layers: LossLayers,
+    settings: Settings,
     /// For other layers or another pooling than in use.
     objective: Option<Box<dyn Objective>>,
-    working_size: u32,
     style: StyleTarget,
 }
 
 impl Preparation {
-    /// What has to be computed before the stylizer can use another style, or the layers, pooling and working size of
-    /// these settings. `None` before a first frame: [`Stylizer::set_style`] and [`Stylizer::set_settings`] are quick
+    /// What has to be computed before the stylizer can use another style, or the layers, pooling, working size and scale
+    /// of the style of these settings. `None` before a first frame: [`Stylizer::set_style`] and [`Stylizer::set_settings`] are quick
     /// there.
     ///
     /// # Errors
@@ -59,16 +59,13 @@ impl Preparation {
     /// As for [`Stylizer::check`].
     pub fn new(stylizer: &Stylizer, settings: &Settings) -> Result<Option<Self>> {
         stylizer.check(settings)?;
-        let layers = settings.layers.clone();
         Ok(stylizer.frame_size.map(|frame_size| Self {
             weights: stylizer.weights.clone(),
             device: stylizer.device.clone(),
             processor: stylizer.aside.clone(),
-            has_new_layers: layers != stylizer.settings.layers,
-            layers,
-            working_size: settings.working_size,
+            has_new_layers: settings.layers != stylizer.settings.layers,
+            settings: settings.clone(),
             frame_size,
-            memory_limit: settings.memory_limit,
             memory: stylizer.memory,
             picture: stylizer.style.as_ref().map(|style| style.picture().clone()),
             interruption: Interruption::default(),
@@ -90,30 +87,30 @@ impl Preparation {
     pub fn run(mut self, picture: Option<Picture>) -> Result<Prepared> {
         self.interruption.check()?;
         let picture = picture.map(Arc::new).or(self.picture.take()).ok_or(Error::NoStyle)?;
-        let long_side = long_side(working_size(self.frame_size, self.working_size, &self.layers, picture.size()));
-        self.check_memory(fit(picture.size(), long_side))?;
+        let long_side = long_side(working_size(self.frame_size, &self.settings, picture.size()));
+        self.check_memory(style_size(picture.size(), self.settings.style_scale, long_side))?;
         // An objective that is only used here gets a thread of its own, and the frames keep theirs.
         let processor = if self.has_new_layers { self.processor } else { self.processor.with_threads(1)? };
-        let mut objective = objective::open(self.weights, self.layers.clone(), &self.device, &processor)?;
+        let mut objective = objective::open(self.weights, self.settings.layers.clone(), &self.device, &processor)?;
         self.interruption.check()?;
         if self.has_new_layers {
             warm_up(objective.as_mut())?;
             self.interruption.check()?;
         }
         let mut style = StyleTarget::new(picture);
-        style.prepare(objective.as_mut(), long_side)?;
+        style.prepare(objective.as_mut(), long_side, self.settings.style_scale)?;
         let objective = self.has_new_layers.then_some(objective);
-        Ok(Prepared { layers: self.layers, objective, working_size: self.working_size, style })
+        Ok(Prepared { settings: self.settings, objective, style })
     }
 
     /// Checks that there is enough memory for the Gram matrices of a style of this size, beside the frames.
     fn check_memory(&self, style: (usize, usize)) -> Result<()> {
-        let Self { weights, layers, device, processor, memory, .. } = self;
-        let Some(own) = objective::memory_for(weights, layers, device, processor, (0, 0), style) else {
+        let Self { weights, settings, device, processor, memory, .. } = self;
+        let Some(own) = objective::memory_for(weights, &settings.layers, device, processor, (0, 0), style) else {
             return Ok(());
         };
         let needed = memory.saturating_add(own as u64);
-        let available = available(self.memory_limit, *memory);
+        let available = available(settings.memory_limit, *memory);
         if needed <= available {
             return Ok(());
         }
@@ -131,7 +128,7 @@ impl Preparation {
 }
 
 impl Prepared {
-    /// Uses the style, the layers and pooling, and the working size from the next frame on, which starts from what was
+    /// Uses the style and its scale, the layers and pooling, and the working size from the next frame on, which starts from what was
     /// painted so far.
     ///
     /// Returns whether they can be used. They cannot if they were prepared for frames of another size, or if the
@@ -141,14 +138,14 @@ impl Prepared {
     ///
     /// As for [`Stylizer::check`], or if the device runs out of memory. The stylizer then goes on as before.
     pub fn install(self, stylizer: &mut Stylizer) -> Result<bool> {
-        let Self { layers, objective, working_size, mut style } = self;
-        let size_for = |frame| super::super::working_size(frame, working_size, &layers, style.picture().size());
-        let fits = stylizer.frame_size.map(|frame| long_side(size_for(frame))) == style.long_side();
+        let Self { settings: Settings { layers, working_size, style_scale, .. }, objective, mut style } = self;
         let has_new_layers = layers != stylizer.settings.layers;
+        let settings = Settings { layers, working_size, style_scale, ..stylizer.settings.clone() };
+        let size_for = |frame| super::super::working_size(frame, &settings, style.picture().size());
+        let fits = stylizer.frame_size.map(|frame| long_side(size_for(frame))) == style.long_side();
         if !fits || has_new_layers && objective.is_none() {
             return Ok(false);
         }
-        let settings = Settings { layers, working_size, ..stylizer.settings.clone() };
         stylizer.check(&settings)?;
         match objective {
             Some(objective) => *lock(&stylizer.objective) = objective,
