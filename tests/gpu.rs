@@ -19,7 +19,10 @@ use gstneuralstyle::{
 };
 
 static VGG: LazyLock<Arc<Vgg>> = LazyLock::new(|| Vgg::built_in().unwrap());
-static LIGHT: LazyLock<Arc<Vgg>> = LazyLock::new(|| Vgg::light().unwrap());
+
+/// The networks, with their names for messages.
+static NETWORKS: LazyLock<[(&str, Arc<Vgg>); 2]> =
+    LazyLock::new(|| [("vgg16", VGG.clone()), ("light", Vgg::light().unwrap())]);
 
 static GPU: LazyLock<Arc<Gpu>> = LazyLock::new(|| {
     let gpu = Gpu::open(&AdapterChoice::Number(0)).unwrap_or_else(|error| {
@@ -81,7 +84,13 @@ fn tolerance() -> f64 {
     if GPU.has_matrix_units() { 0.1 } else { 1e-3 }
 }
 
-fn check(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
+fn check(size: (usize, usize), layers: &LossLayers) {
+    for (name, weights) in &*NETWORKS {
+        check_network(name, weights, size, layers);
+    }
+}
+
+fn check_network(name: &str, weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
     let processor = Processor::detect(1).unwrap();
     let mut reference = ReferenceObjective::new(weights.clone(), layers.clone(), processor).unwrap();
     let (expected, expected_gradient) = evaluate(&mut reference, size);
@@ -89,8 +98,8 @@ fn check(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
     let error = distance(gradient.data(), expected_gradient.data());
     let (content, style) = (off(losses.content, expected.content), off(losses.style, expected.style));
     let found = format!(
-        "{size:?} {layers:?}: off by {error:.1e} in the gradient, {content:.1e} in the content loss, {style:.1e} in the \
-         style loss"
+        "{name} {size:?} {layers:?}: off by {error:.1e} in the gradient, {content:.1e} in the content loss, {style:.1e} in \
+         the style loss"
     );
     println!("{found}");
     assert!(error < tolerance() && content < tolerance() && style < tolerance(), "{found}");
@@ -100,8 +109,7 @@ fn check(weights: &Arc<Vgg>, size: (usize, usize), layers: &LossLayers) {
 fn equals_the_reference_at_many_sizes() {
     for (n, size) in [(16, 16), (17, 31), (33, 18), (50, 29), (8, 70)].into_iter().enumerate() {
         let layers = default_layers(if n % 2 == 0 { Pooling::Max } else { Pooling::Average });
-        check(&VGG, size, &layers);
-        check(&LIGHT, size, &layers);
+        check(size, &layers);
     }
 }
 
@@ -120,19 +128,18 @@ fn equals_the_reference_with_many_layers() {
     .enumerate()
     {
         let layers = layers(content, style, if n % 2 == 0 { Pooling::Max } else { Pooling::Average });
-        check(&VGG, (21, 18), &layers);
-        check(&LIGHT, (21, 18), &layers);
+        check((21, 18), &layers);
     }
 }
 
 #[test]
 fn the_same_input_gives_the_same_bits() {
-    for weights in [&*VGG, &*LIGHT] {
+    for (name, weights) in &*NETWORKS {
         let mut objective = gpu_objective(weights, &default_layers(Pooling::Max));
         let first = evaluate(&mut objective, (40, 24));
         evaluate(&mut objective, (24, 33));
-        assert!(evaluate(&mut objective, (40, 24)) == first);
-        assert!(evaluate(&mut gpu_objective(weights, &default_layers(Pooling::Max)), (40, 24)) == first);
+        assert!(evaluate(&mut objective, (40, 24)) == first, "{name}");
+        assert!(evaluate(&mut gpu_objective(weights, &default_layers(Pooling::Max)), (40, 24)) == first, "{name}");
         let mut gradient = Image::filled(24, 33, 0.0);
         assert!(objective.evaluate(&picture((24, 33), 1), &WEIGHTS, &mut gradient).is_err());
     }
@@ -170,10 +177,11 @@ fn optimize(objective: &mut dyn Objective, size: (usize, usize)) -> (Image, Loss
 #[test]
 fn steps_are_those_of_the_processor() {
     let size = (37, 22);
-    for (weights, layers) in [
-        (&*VGG, default_layers(Pooling::Average)),
-        (&*LIGHT, default_layers(Pooling::Max)),
-        (&*VGG, layers("", "", Pooling::Max)),
+    let [vgg16, light] = &*NETWORKS;
+    for ((name, weights), layers) in [
+        (vgg16, default_layers(Pooling::Average)),
+        (light, default_layers(Pooling::Max)),
+        (vgg16, layers("", "", Pooling::Max)),
     ] {
         let processor = Processor::with_precision(2, Precision::F32).unwrap();
         let mut fused = objective::open(weights.clone(), layers.clone(), &Device::Cpu, &processor).unwrap();
@@ -182,14 +190,14 @@ fn steps_are_those_of_the_processor() {
         let difference = image.data().iter().zip(expected.data()).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>();
         let mean = difference / image.data().len() as f64;
         // Adam takes whole steps where the gradient is next to nothing, whichever way that points.
-        assert!(mean < 0.05, "{layers:?}: the images differ by {mean} levels");
+        assert!(mean < 0.05, "{name} {layers:?}: the images differ by {mean} levels");
         for (value, expected) in [
             (losses.content, expected_losses.content),
             (losses.style, expected_losses.style),
             (losses.total_variation, expected_losses.total_variation),
             (losses.temporal, expected_losses.temporal),
         ] {
-            assert!(off(value, expected) < 0.02, "{layers:?}: {losses:?} {expected_losses:?}");
+            assert!(off(value, expected) < 0.02, "{name} {layers:?}: {losses:?} {expected_losses:?}");
         }
     }
 }

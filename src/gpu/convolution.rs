@@ -391,43 +391,11 @@ fn at_points(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{AdapterChoice, Storage, translation};
-
-    /// Numbers that look random, of -1 to 1.
-    fn noise(seed: u32, count: usize) -> Vec<f32> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(next).collect()
-    }
-
-    fn half(values: &[f32]) -> Vec<f32> {
-        values.iter().map(|value| f16::from_f32(*value).to_f32()).collect()
-    }
-
-    fn features(gpu: &Gpu, shape: Shape, storage: Storage, values: &[f32]) -> wgpu::Buffer {
-        let buffer = gpu.features(shape, storage);
-        match storage {
-            Storage::F32 => gpu.write(&buffer, 0, values),
-            Storage::F16 => {
-                gpu.write(&buffer, 0, &values.iter().map(|v| f16::from_f32(*v).to_bits()).collect::<Vec<_>>())
-            }
-        }
-        buffer
-    }
-
-    fn read(gpu: &Gpu, shape: Shape, storage: Storage, buffer: &wgpu::Buffer) -> Vec<f32> {
-        let count = shape.values() as usize;
-        match storage {
-            Storage::F32 => gpu.read(&[(buffer, count)]).unwrap().remove(0),
-            Storage::F16 => {
-                let bits: Vec<Vec<u16>> = gpu.read(&[(buffer, count)]).unwrap();
-                bits[0].iter().map(|bits| f16::from_bits(*bits).to_f32()).collect()
-            }
-        }
-    }
+    use crate::gpu::{
+        AdapterChoice, Storage,
+        testing::{features, half, noise, read},
+        translation,
+    };
 
     /// The sums of a convolution, by plain loops.
     fn expected(input: &[f32], shape: Shape, weight: &[f32], outputs: usize) -> Vec<f64> {

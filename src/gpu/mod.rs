@@ -14,6 +14,8 @@ mod gram;
 mod opened;
 mod pixels;
 mod product;
+#[cfg(test)]
+mod testing;
 mod tuning;
 mod variant;
 

@@ -9,6 +9,7 @@ use super::{
     convolution::{MATMUL, UNITS, unit_uniform},
     opened::Kernel,
     tuning::{Tiling, UnitTiling},
+    variant::Variant,
 };
 use crate::Result;
 
@@ -24,12 +25,20 @@ pub(crate) enum Product<'a> {
     Metric { subtrahend: Option<&'a wgpu::Buffer> },
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
     /// The name by which tilings are remembered, on plain units and on matrix units.
     fn names(self) -> [&'static str; 2] {
         match self {
             Self::Style { .. } => ["style", "style by units"],
             Self::Metric { .. } => ["metric", "metric by units"],
+        }
+    }
+
+    /// The kernel of this product, and the buffer that it has besides.
+    fn complete(self, variant: Variant) -> (Variant, Option<&'a wgpu::Buffer>) {
+        match self {
+            Self::Style { adds } => (variant.flag("STYLE", true).flag("ADD", adds), None),
+            Self::Metric { subtrahend } => (variant.flag("DIFFERENCE", subtrahend.is_some()), subtrahend),
         }
     }
 }
@@ -56,7 +65,7 @@ impl Recorder<'_> {
     ) -> Result<Option<wgpu::Buffer>> {
         let (gpu, storage) = (self.gpu, self.storage);
         let [name, name_by_units] = product.names();
-        // Another sum in the trials' results does no harm: they are computed anew.
+        // What trials leave in the output does no harm: it is computed anew.
         match storage {
             Storage::F16 => {
                 let tilings = UnitTiling::fitting(gpu, shape.channels, 1);
@@ -88,15 +97,9 @@ impl Recorder<'_> {
         [features, matrix, output]: [&wgpu::Buffer; 3],
     ) -> Result<wgpu::Buffer> {
         let uniform = unit_uniform(self.gpu, shape, shape.channels);
-        let variant = tiling.variant(1, self.gpu.has_matrix_units());
+        let (variant, subtrahend) = product.complete(tiling.variant(1, self.gpu.has_matrix_units()));
         let mut buffers = vec![&uniform, features, matrix, output];
-        let variant = match product {
-            Product::Style { adds } => variant.flag("STYLE", true).flag("ADD", adds),
-            Product::Metric { subtrahend } => {
-                buffers.extend(subtrahend);
-                variant.flag("DIFFERENCE", subtrahend.is_some())
-            }
-        };
+        buffers.extend(subtrahend);
         let kernel = Kernel { template: UNITS, entry: "convolve" };
         self.pass(label, kernel, &variant, &buffers, tiling.groups(shape, shape.channels))?;
         Ok(uniform)
@@ -113,14 +116,9 @@ impl Recorder<'_> {
         let uniform = self.gpu.uniform([shape.channels / 4, shape.channels / 4, 0, 0, 0, 0, 0, 0]);
         let stored = self.storage.vec4();
         let variant = tiling.variant().with_type("A", stored).with_type("B", "vec4<f32>").with_type("C", stored);
+        let (variant, subtrahend) = product.complete(variant);
         let mut buffers = vec![&uniform, features, matrix, output];
-        let variant = match product {
-            Product::Style { adds } => variant.flag("STYLE", true).flag("ADD", adds),
-            Product::Metric { subtrahend } => {
-                buffers.extend(subtrahend);
-                variant.flag("DIFFERENCE", subtrahend.is_some())
-            }
-        };
+        buffers.extend(subtrahend);
         let kernel = Kernel { template: MATMUL, entry: "multiply" };
         let rows = shape.positions().div_ceil(u64::from(tiling.rows)) as u32;
         self.pass(label, kernel, &variant, &buffers, [shape.channels / tiling.columns, rows, 1])
@@ -130,41 +128,28 @@ impl Recorder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{AdapterChoice, translation};
-
-    /// Numbers that look random, of -1 to 1, and are so in f16 as well.
-    fn noise(seed: u32, count: usize) -> Vec<f32> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            f16::from_f32((state >> 8) as f32 / (1 << 23) as f32 - 1.0).to_f32()
-        };
-        (0..count).map(next).collect()
-    }
+    use crate::gpu::{
+        AdapterChoice,
+        testing::{features, half, noise, read},
+        translation,
+    };
 
     /// All products against plain loops, at a size that is no multiple of anything.
     fn check(storage: Storage, tolerance: f64) {
         let gpu = Gpu::open(&AdapterChoice::Number(0)).unwrap();
         let shape = Shape { width: 19, height: 7, channels: 96 };
         let count = shape.values() as usize;
-        let by_units = storage == Storage::F16;
         let fill = |seed: u32| {
-            let (buffer, values) = (gpu.features(shape, storage), noise(seed, count));
-            match storage {
-                Storage::F32 => gpu.write(&buffer, 0, &values),
-                Storage::F16 => {
-                    gpu.write(&buffer, 0, &values.iter().map(|v| f16::from_f32(*v).to_bits()).collect::<Vec<_>>());
-                }
-            }
-            (buffer, values)
+            let values = half(&noise(seed, count));
+            (features(&gpu, shape, storage, &values), values)
         };
-        let (features, values) = fill(1);
+        let (input, values) = fill(1);
         let (other, others) = fill(2);
-        let mut matrix = noise(3, 96 * 96);
+        let mut matrix = half(&noise(3, 96 * 96));
         for (row, column) in (0..96).flat_map(|row| (0..row).map(move |column| (row, column))) {
             matrix[row * 96 + column] = matrix[column * 96 + row];
         }
-        let factor = gpu.factor(&matrix, by_units);
+        let factor = gpu.factor(&matrix, storage == Storage::F16);
         for product in [
             Product::Style { adds: false },
             Product::Style { adds: true },
@@ -173,17 +158,10 @@ mod tests {
         ] {
             let (output, before) = fill(4);
             let mut recorder = Recorder::new(&gpu, storage);
-            recorder.multiply("", shape, product, [&features, &factor, &output]).unwrap();
+            recorder.multiply("", shape, product, [&input, &factor, &output]).unwrap();
             gpu.submit(&recorder.passes, &[]).unwrap();
-            let found: Vec<f32> = match storage {
-                Storage::F32 => gpu.read(&[(&output, count)]).unwrap().remove(0),
-                Storage::F16 => {
-                    let bits: Vec<Vec<u16>> = gpu.read(&[(&output, count)]).unwrap();
-                    bits[0].iter().map(|bits| f16::from_bits(*bits).to_f32()).collect()
-                }
-            };
             let (mut error, mut norm) = (0.0, 0.0);
-            for (n, found) in found.iter().enumerate() {
+            for (n, found) in read(&gpu, shape, storage, &output).iter().enumerate() {
                 let (position, channel) = (n / 96, n % 96);
                 let factor = |k: usize| {
                     let at = position * 96 + k;
@@ -216,11 +194,10 @@ mod tests {
     #[test]
     fn the_kernels_for_matrix_units_are_translated_for_vulkan() {
         for tiling in UnitTiling::ALL {
-            for flags in [["STYLE", "ADD"], ["STYLE", "STYLE"], ["DIFFERENCE", "DIFFERENCE"]] {
+            for flags in [&["STYLE"][..], &["STYLE", "ADD"], &["DIFFERENCE"], &[]] {
                 let variant = flags.iter().fold(tiling.variant(1, true), |variant, flag| variant.flag(flag, true));
                 translation::check_vulkan(&variant.fill(UNITS).unwrap());
             }
-            translation::check_vulkan(&tiling.variant(1, true).fill(UNITS).unwrap());
         }
     }
 }
