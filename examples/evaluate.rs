@@ -50,10 +50,13 @@ enum Command {
         /// Network: vgg16 or light.
         #[arg(long, value_enum, default_value_t = Network::Vgg16)]
         network: Network,
-        /// Numbers that the features are computed in: auto, f32 or bf16.
+        /// Device: cpu, gpu, gpu:<number>, or a part of a graphics card's name.
+        #[arg(long, default_value_t)]
+        device: Device,
+        /// Numbers that the features are computed in on the processor: auto, f32 or bf16.
         #[arg(long, value_parser = parse_precision, default_value = "auto")]
         precision: Precision,
-        /// Threads to compute with; 0 is one for each processor.
+        /// Threads to compute with on the processor; 0 is one for each of its cores.
         #[arg(long, default_value_t = 0)]
         threads: usize,
     },
@@ -92,7 +95,9 @@ enum Network {
 
 fn main() -> Result<()> {
     let summary = match Arguments::parse().command {
-        Command::Bench { size, network, precision, threads } => bench(size, network, precision, threads)?,
+        Command::Bench { size, network, device, precision, threads } => {
+            bench(size, network, &device, precision, threads)?
+        }
         Command::Clip { clip, style, out, properties } => stylize_clip(&clip, style, &out, &properties)?,
         Command::Flow { clip, out, threads } => estimate_flow(&clip, &out, threads)?,
     };
@@ -103,6 +108,7 @@ fn main() -> Result<()> {
 fn bench(
     (width, height): (usize, usize),
     network: Network,
+    device: &Device,
     precision: Precision,
     threads: usize,
 ) -> Result<serde_json::Value> {
@@ -119,7 +125,7 @@ fn bench(
         Network::Vgg16 => Vgg::built_in()?,
         Network::Light => Vgg::light()?,
     };
-    let mut objective = objective::open(vgg, settings.layers, &Device::Cpu, &processor)?;
+    let mut objective = objective::open(vgg, settings.layers, device, &processor)?;
     let grams = objective.grams(&noise(width, height, 1)?)?;
     objective.set_style(&grams)?;
     objective.set_content(&noise(width, height, 2)?)?;
@@ -136,7 +142,8 @@ fn bench(
     Ok(json!({
         "size": format!("{width}x{height}"),
         "ms_per_iteration": percentile(&mut times[WARM_UP..], 0.5),
-        "precision": processor.precision().name(),
+        "device": device.describe()?,
+        "precision": (*device == Device::Cpu).then(|| processor.precision().name()),
         "kernel": kernel,
         "threads": threads,
         "peak_rss_mb": peak_rss_mb(),

@@ -157,6 +157,7 @@ fn a_working_size_that_fits_the_machine_is_for_live_frames() {
 fn live_sources_get_the_light_network_and_others_vgg16() {
     for (source, properties, network) in [
         ("videotestsrc is-live=true", "", "light"),
+        ("videotestsrc is-live=true", "device=llvmpipe working-size=32 first-iterations=1", "light"),
         ("videotestsrc is-live=true", "network=vgg16", "vgg16"),
         ("videotestsrc num-buffers=1", "first-iterations=1", "vgg16"),
         ("videotestsrc num-buffers=1", "first-iterations=1 network=light", "light"),

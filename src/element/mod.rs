@@ -38,10 +38,10 @@ impl NeuralStyle {
 #[enum_type(name = "GstNeuralStyleNetwork")]
 #[non_exhaustive]
 pub enum Network {
-    /// [`Light`](Self::Light) for a live source on the processor, where more iterations are worth more than exact ones,
-    /// and [`Vgg16`](Self::Vgg16) for all else.
+    /// [`Light`](Self::Light) for a live source, where more iterations are worth more than exact ones, and
+    /// [`Vgg16`](Self::Vgg16) for all else.
     #[default]
-    #[enum_value(name = "Auto: light for live sources on the processor, vgg16 for all else", nick = "auto")]
+    #[enum_value(name = "Auto: light for live sources, vgg16 for all else", nick = "auto")]
     Auto,
     /// See [`network::Vgg::built_in`].
     #[enum_value(name = "Vgg16: VGG16 up to relu4_3", nick = "vgg16")]

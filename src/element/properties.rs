@@ -137,7 +137,7 @@ impl Properties {
     pub fn network(&self, is_live: bool) -> Option<Network> {
         match (&self.weights, self.network) {
             (Some(_), _) => None,
-            (None, Network::Auto) if is_live && self.device == CPU => Some(Network::Light),
+            (None, Network::Auto) if is_live => Some(Network::Light),
             (None, Network::Auto) => Some(Network::Vgg16),
             (None, network) => Some(network),
         }

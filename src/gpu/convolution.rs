@@ -17,8 +17,8 @@ use crate::{
 };
 
 const FIRST: &str = include_str!("kernels/first.wgsl");
-const MATMUL: &str = include_str!("kernels/matmul.wgsl");
-const UNITS: &str = include_str!("kernels/units.wgsl");
+pub(super) const MATMUL: &str = include_str!("kernels/matmul.wgsl");
+pub(super) const UNITS: &str = include_str!("kernels/units.wgsl");
 const WINOGRAD: &str = include_str!("kernels/winograd.wgsl");
 
 /// The taps of a 3x3 filter.
@@ -317,71 +317,6 @@ impl Recorder<'_> {
         let kernel = Kernel { template: UNITS, entry: "convolve" };
         self.pass(label, kernel, &variant, &buffers, tiling.groups(job.shape, job.outputs))
     }
-
-    /// The gradient of the style loss for features: the features times the differences of the Gram matrices. It ends at
-    /// the ReLU. By matrix units the differences are in f16 and the fifth number of the uniform that is returned scales
-    /// the result.
-    pub(crate) fn style(
-        &mut self,
-        label: &str,
-        shape: Shape,
-        by_units: bool,
-        adds: bool,
-        buffers: [&wgpu::Buffer; 3],
-    ) -> Result<Option<wgpu::Buffer>> {
-        let (gpu, storage) = (self.gpu, self.storage);
-        if by_units {
-            let tilings = UnitTiling::fitting(gpu, shape.channels, 1);
-            let tiling = gpu.tuning.choose(gpu, ("style by units", shape, shape.channels), &tilings, |tiling| {
-                let mut trial = Recorder::new(gpu, storage);
-                trial.style_by_units("", shape, tiling, true, buffers)?;
-                Ok(trial.passes)
-            })?;
-            return self.style_by_units(label, shape, tiling, adds, buffers).map(Some);
-        }
-        let tilings = Tiling::fitting(gpu, shape.channels);
-        let tiling = gpu.tuning.choose(gpu, ("style", shape, shape.channels), &tilings, |tiling| {
-            let mut trial = Recorder::new(gpu, storage);
-            trial.style_by_product("", shape, tiling, true, buffers)?;
-            Ok(trial.passes)
-        })?;
-        self.style_by_product(label, shape, tiling, adds, buffers)?;
-        Ok(None)
-    }
-
-    fn style_by_units(
-        &mut self,
-        label: &str,
-        shape: Shape,
-        tiling: UnitTiling,
-        adds: bool,
-        [features, differences, gradients]: [&wgpu::Buffer; 3],
-    ) -> Result<wgpu::Buffer> {
-        let uniform = unit_uniform(self.gpu, shape, shape.channels);
-        let variant = tiling.variant(1, self.gpu.has_matrix_units()).flag("STYLE", true).flag("ADD", adds);
-        let kernel = Kernel { template: UNITS, entry: "convolve" };
-        let buffers = [&uniform, features, differences, gradients];
-        self.pass(label, kernel, &variant, &buffers, tiling.groups(shape, shape.channels))?;
-        Ok(uniform)
-    }
-
-    fn style_by_product(
-        &mut self,
-        label: &str,
-        shape: Shape,
-        tiling: Tiling,
-        adds: bool,
-        [features, differences, gradients]: [&wgpu::Buffer; 3],
-    ) -> Result<()> {
-        let uniform = self.gpu.uniform([shape.channels / 4, shape.channels / 4, 0, 0, 0, 0, 0, 0]);
-        let stored = self.storage.vec4();
-        let variant = tiling.variant().flag("STYLE", true).flag("ADD", adds);
-        let variant = variant.with_type("A", stored).with_type("B", "vec4<f32>").with_type("C", stored);
-        let kernel = Kernel { template: MATMUL, entry: "multiply" };
-        let rows = shape.positions().div_ceil(u64::from(tiling.rows)) as u32;
-        let groups = [shape.channels / tiling.columns, rows, 1];
-        self.pass(label, kernel, &variant, &[&uniform, features, differences, gradients], groups)
-    }
 }
 
 /// A convolution by either way.
@@ -396,7 +331,7 @@ struct Job<'a> {
     epilogue: &'a Epilogue<'a>,
 }
 
-fn unit_uniform(gpu: &Gpu, shape: Shape, outputs: u32) -> wgpu::Buffer {
+pub(super) fn unit_uniform(gpu: &Gpu, shape: Shape, outputs: u32) -> wgpu::Buffer {
     let scale = 1.0f32.to_bits();
     gpu.uniform([shape.width, shape.height, shape.channels / 4, outputs / 4, scale, shape.width.div_ceil(16), 0, 0])
 }
@@ -456,43 +391,11 @@ fn at_points(weight: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::{AdapterChoice, Storage, translation};
-
-    /// Numbers that look random, of -1 to 1.
-    fn noise(seed: u32, count: usize) -> Vec<f32> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(next).collect()
-    }
-
-    fn half(values: &[f32]) -> Vec<f32> {
-        values.iter().map(|value| f16::from_f32(*value).to_f32()).collect()
-    }
-
-    fn features(gpu: &Gpu, shape: Shape, storage: Storage, values: &[f32]) -> wgpu::Buffer {
-        let buffer = gpu.features(shape, storage);
-        match storage {
-            Storage::F32 => gpu.write(&buffer, 0, values),
-            Storage::F16 => {
-                gpu.write(&buffer, 0, &values.iter().map(|v| f16::from_f32(*v).to_bits()).collect::<Vec<_>>())
-            }
-        }
-        buffer
-    }
-
-    fn read(gpu: &Gpu, shape: Shape, storage: Storage, buffer: &wgpu::Buffer) -> Vec<f32> {
-        let count = shape.values() as usize;
-        match storage {
-            Storage::F32 => gpu.read(&[(buffer, count)]).unwrap().remove(0),
-            Storage::F16 => {
-                let bits: Vec<Vec<u16>> = gpu.read(&[(buffer, count)]).unwrap();
-                bits[0].iter().map(|bits| f16::from_bits(*bits).to_f32()).collect()
-            }
-        }
-    }
+    use crate::gpu::{
+        AdapterChoice, Storage,
+        testing::{features, half, noise, read},
+        translation,
+    };
 
     /// The sums of a convolution, by plain loops.
     fn expected(input: &[f32], shape: Shape, weight: &[f32], outputs: usize) -> Vec<f64> {
@@ -575,8 +478,8 @@ mod tests {
     #[test]
     fn kernels_for_matrix_units_are_translated_for_vulkan() {
         for tiling in UnitTiling::ALL {
-            for (side, flag) in [(3, "RELU"), (3, "MASK"), (1, "STYLE")] {
-                let variant = tiling.variant(side, true).flag(flag, true);
+            for flag in ["RELU", "MASK"] {
+                let variant = tiling.variant(3, true).flag(flag, true);
                 translation::check_vulkan(&variant.fill(UNITS).unwrap());
             }
         }

@@ -120,9 +120,9 @@ impl Recorder<'_> {
         self.pass(label, kernel, &variant, &[&uniform, features, gradients, unpooled], windows.groups_of_fours())
     }
 
-    /// The squared distance of features from their target, in parts from `sums` on, and its gradient. Returns the
-    /// uniform, whose second number is the gradient's slope times the squared norm of the target, which is the number
-    /// at `norm`.
+    /// The squared distance of features from their target, in parts from `sums` on, and its gradient. In a metric the
+    /// `products` of the difference with it were computed before. Returns the uniform, whose second number is the
+    /// gradient's slope times the squared norm of the target, which is the number at `norm`.
     pub(crate) fn content(
         &mut self,
         label: &str,
@@ -130,26 +130,32 @@ impl Recorder<'_> {
         [norm, sums]: [u32; 2],
         [adds, ends_at_relu]: [bool; 2],
         [features, parts, wanted, gradients, numbers]: [&wgpu::Buffer; 5],
+        products: Option<&wgpu::Buffer>,
     ) -> Result<wgpu::Buffer> {
         let uniform = self.gpu.uniform([(shape.values() / 4) as u32, 0, sums, norm]);
         let variant = self.storage.variant().flag("GRADIENT", true).flag("ADD", adds).flag("MASK", ends_at_relu);
         let kernel = Kernel { template: CONTENT, entry: "content" };
-        let buffers = [&uniform, features, parts, wanted, gradients, numbers];
-        self.pass(label, kernel, &variant, &buffers, content_groups(shape))?;
+        let mut buffers = vec![&uniform, features, parts, wanted, gradients, numbers];
+        buffers.extend(products);
+        self.pass(label, kernel, &variant.flag("METRIC", products.is_some()), &buffers, content_groups(shape))?;
         Ok(uniform)
     }
 
-    /// The squared norm of features, in parts from `sums` on.
+    /// The squared norm of features, in parts from `sums` on. In a metric their `products` with it were computed before.
     pub(crate) fn norm(
         &mut self,
         label: &str,
         shape: Shape,
         sums: u32,
         [features, parts]: [&wgpu::Buffer; 2],
+        products: Option<&wgpu::Buffer>,
     ) -> Result<()> {
         let uniform = self.gpu.uniform([(shape.values() / 4) as u32, 0, sums, 0]);
         let kernel = Kernel { template: CONTENT, entry: "content" };
-        self.pass(label, kernel, &self.storage.variant(), &[&uniform, features, parts], content_groups(shape))
+        let mut buffers = vec![&uniform, features, parts];
+        buffers.extend(products);
+        let variant = self.storage.variant().flag("METRIC", products.is_some());
+        self.pass(label, kernel, &variant, &buffers, content_groups(shape))
     }
 
     /// Sums up lists of parts: of each its beginning, its length, and the place of the sum.

@@ -13,6 +13,9 @@ mod features;
 mod gram;
 mod opened;
 mod pixels;
+mod product;
+#[cfg(test)]
+mod testing;
 mod tuning;
 mod variant;
 
@@ -22,9 +25,10 @@ pub use opened::Gpu;
 pub(crate) use buffers::{Pass, Recorder};
 pub(crate) use convolution::{Direction, Epilogue, Filters, FirstFilters, Scratch};
 pub(crate) use features::{Shape, Storage, content_sums};
-pub(crate) use gram::GramCut;
+pub(crate) use gram::{GramCut, InMetric};
 pub(crate) use opened::Submission;
 pub(crate) use pixels::{PixelBuffers, Terms};
+pub(crate) use product::Product;
 
 #[cfg(test)]
 pub(crate) mod translation {

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 #[cfg(feature = "gpu")]
-use crate::gpu::AdapterChoice;
+use crate::gpu::{Adapter, AdapterChoice};
 use crate::{Error, Result};
 
 /// Where the objective is computed.
@@ -16,6 +16,21 @@ pub enum Device {
     /// A graphics card.
     #[cfg(feature = "gpu")]
     Gpu(AdapterChoice),
+}
+
+impl Device {
+    /// The name of the device itself: `cpu`, or the name of a graphics card with its driver.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if there is no such card.
+    pub fn describe(&self) -> Result<String> {
+        match self {
+            Self::Cpu => Ok(self.to_string()),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(choice) => Ok(Adapter::find(choice)?.to_string()),
+        }
+    }
 }
 
 impl FromStr for Device {

@@ -1,4 +1,5 @@
-// The content loss and its gradient, or, without a target, the squared norm of the feature maps.
+// The content loss and its gradient, or, without a target, the squared norm of the feature maps. In a METRIC the
+// difference, or the feature maps, times the metric were computed before.
 
 struct Shape {
     // In groups of four.
@@ -22,6 +23,9 @@ struct Shape {
 // The features of a black image may be all zeros.
 const SMALLEST_NORM: f32 = 1e-20;
 # endif
+# if METRIC
+@group(0) @binding({{ 6 if GRADIENT else 3 }}) var<storage, read> products: array<Stored>;
+# endif
 
 const EACH: u32 = 8u;
 var<workgroup> sums: array<f32, 64>;
@@ -43,20 +47,27 @@ fn content(
             let feature = vec4<f32>(features[at]);
 # if GRADIENT
             let distance = feature - vec4<f32>(wanted[at]);
-# if ADD
-            let gradient = vec4<f32>(gradients[at]) + slope * distance;
 # else
-            let gradient = slope * distance;
+            let distance = feature;
+# endif
+# if METRIC
+            let product = vec4<f32>(products[at]);
+# else
+            let product = distance;
+# endif
+            square += dot(distance, product);
+# if GRADIENT
+# if ADD
+            let gradient = vec4<f32>(gradients[at]) + slope * product;
+# else
+            let gradient = slope * product;
 # endif
 # if MASK
             gradients[at] = Stored(select(vec4<f32>(0.0), gradient, feature > vec4<f32>(0.0)));
 # else
             gradients[at] = Stored(gradient);
 # endif
-# else
-            let distance = feature;
 # endif
-            square += dot(distance, distance);
         }
     }
     sums[lane] = square;

@@ -100,15 +100,19 @@ fn multiply(
 // [channels][channels]
 @group(0) @binding(2) var<storage, read> wanted: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> difference: array<Difference>;
+# if SQUARES
 // The squared distance from the target, a sum for each workgroup.
 @group(0) @binding(4) var<storage, read_write> squares: array<f32>;
+# endif
 
 const BLOCK4: u32 = SIDE * SIDE4;
 // A workgroup has ACROSS groups of four of one block; as many threads as there are DOWN share the parts of each.
 const ACROSS: u32 = 16u;
 const DOWN: u32 = 16u;
 var<workgroup> shares: array<vec4<f32>, ACROSS * DOWN>;
+# if SQUARES
 var<workgroup> sums: array<f32, ACROSS>;
+# endif
 
 @compute @workgroup_size(256)
 fn fold(
@@ -129,8 +133,13 @@ fn fold(
         for (var down = 0u; down < DOWN; down += 1u) {
             value += shares[down * ACROSS + lane];
         }
+# if SQUARES
         sums[lane] = finish(at, inside, value);
+# else
+        finish(at, inside, value);
+# endif
     }
+# if SQUARES
     workgroupBarrier();
     if lane == 0u {
         var sum = 0.0;
@@ -139,6 +148,7 @@ fn fold(
         }
         squares[shape.sums + group.y * groups.x + group.x] = sum;
     }
+# endif
 }
 
 // Writes the difference, and returns its square.
@@ -147,7 +157,9 @@ fn finish(at: vec2<u32>, inside: u32, value: vec4<f32>) -> f32 {
     let column = at.y * SIDE4 + inside % SIDE4;
     let to = row * shape.channels + column;
     let distance = value * shape.scale - wanted[to];
-# if HALF
+# if UNSCALED
+    let kept = distance;
+# elif HALF
     // Within the range of f16.
     let kept = clamp(shape.slope * distance, vec4<f32>(-65504.0), vec4<f32>(65504.0));
 # else

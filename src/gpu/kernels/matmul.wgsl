@@ -21,6 +21,10 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read> a: array<A>;
 @group(0) @binding(2) var<storage, read> b: array<B>;
 @group(0) @binding(3) var<storage, read_write> c: array<C>;
+# if DIFFERENCE
+// What is subtracted from A first.
+@group(0) @binding(4) var<storage, read> subtrahend: array<A>;
+# endif
 
 const THREADS: u32 = (ROWS / THREAD_ROWS) * (COLUMNS / THREAD_COLUMNS);
 // Threads side by side.
@@ -30,6 +34,14 @@ const COLUMNS4: u32 = COLUMNS / 4u;
 
 var<workgroup> a_tile: array<vec4<f32>, ROWS * DEPTH4>;
 var<workgroup> b_tile: array<vec4<f32>, DEPTH * COLUMNS4>;
+
+fn left(at: u32) -> vec4<f32> {
+# if DIFFERENCE
+    return vec4<f32>(a[at]) - vec4<f32>(subtrahend[at]);
+# else
+    return vec4<f32>(a[at]);
+# endif
+}
 
 @compute @workgroup_size(THREADS)
 fn multiply(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -41,7 +53,7 @@ fn multiply(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
     let b_from = group.z * sizes.b_step + first_column;
 # for i in range(A_LOADS)
     let a_at{{ i }} = a_from + ((lane + {{ i }}u * THREADS) / DEPTH4) * sizes.inner + (lane + {{ i }}u * THREADS) % DEPTH4;
-    var a_next{{ i }} = vec4<f32>(a[a_at{{ i }}]);
+    var a_next{{ i }} = left(a_at{{ i }});
 # endfor
 # for i in range(B_LOADS)
     let b_at{{ i }} = b_from + ((lane + {{ i }}u * THREADS) / COLUMNS4) * sizes.columns + (lane + {{ i }}u * THREADS) % COLUMNS4;
@@ -64,7 +76,7 @@ fn multiply(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
         let next = k + DEPTH4;
         if next < sizes.inner {
 # for i in range(A_LOADS)
-            a_next{{ i }} = vec4<f32>(a[a_at{{ i }} + next]);
+            a_next{{ i }} = left(a_at{{ i }} + next);
 # endfor
 # for i in range(B_LOADS)
             b_next{{ i }} = vec4<f32>(b[b_at{{ i }} + 4u * next * sizes.columns]);

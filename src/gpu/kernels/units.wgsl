@@ -31,6 +31,10 @@ struct Shape {
 # if MASK
 @group(0) @binding(4) var<storage, read> activations: array<vec4<f16>>;
 # endif
+# if DIFFERENCE
+// What is subtracted from the feature maps first.
+@group(0) @binding(4) var<storage, read> subtrahend: array<vec4<f16>>;
+# endif
 
 const HALO: u32 = SIDE / 2u;
 const WIDE: u32 = 16u + 2u * HALO;
@@ -53,7 +57,12 @@ var<workgroup> sums: array<vec4<f32>, SUBGROUPS * 64u>;
 fn feature(x: u32, y: u32, channel: u32) -> vec4<f16> {
     // Left of and above the image the unsigned numbers wrap around, and are too large as well.
     if x < shape.width && y < shape.height {
-        return features[(y * shape.width + x) * shape.inputs + channel];
+        let at = (y * shape.width + x) * shape.inputs + channel;
+# if DIFFERENCE
+        return features[at] - subtrahend[at];
+# else
+        return features[at];
+# endif
     }
     return vec4<f16>(0.0h);
 }

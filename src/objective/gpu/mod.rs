@@ -3,6 +3,7 @@
 //! The objective on a graphics card. Image, gradient and optimizer stay there from the first step of a frame to the
 //! last; each step is one submission, and only the losses are read back, on demand.
 
+mod metric;
 mod network;
 mod workspace;
 
@@ -38,6 +39,7 @@ pub struct GpuObjective {
 /// The Gram matrix that the image is compared with at a layer.
 struct Target {
     values: Vec<f32>,
+    /// In the metric of the layer, if there is one.
     squared_norm: f64,
 }
 
@@ -46,15 +48,10 @@ impl GpuObjective {
     ///
     /// # Errors
     ///
-    /// If the weights lack a layer or have a metric for it, if the card has no kernel for their channels, or if its
-    /// memory is full.
+    /// If the weights lack a layer, if the card has no kernel for their channels, or if its memory is full.
     pub fn new(weights: &Arc<Vgg>, layers: LossLayers, gpu: &Arc<Gpu>) -> Result<Self> {
         layers.check(weights)?;
         let steps = Step::all(weights, &layers);
-        if steps.iter().any(|step| step.has_loss() && step.has_metric) {
-            let problem = "weights with metrics, as those of the light network, need the processor".to_owned();
-            return Err(Error::Device { name: gpu.name().to_owned(), problem });
-        }
         let network = Network::pack(gpu, weights, layers.deepest())?;
         let style = steps.iter().map(|_| None).collect();
         Ok(Self { weights: weights.clone(), network, layers, steps, style, content_size: None, workspace: None })
@@ -141,8 +138,11 @@ impl Objective for GpuObjective {
         let mut targets: Vec<Option<Target>> = self.steps.iter().map(|_| None).collect();
         for gram in grams {
             let n = self.layers.check_gram(&self.weights, gram)?;
-            let squared_norm = gram.squared_norm().max(SMALLEST_NORM);
-            targets[n] = Some(Target { values: gram.values.clone(), squared_norm });
+            let squared_norm = match &self.network.metrics[n] {
+                Some(metric) => metric.squared_norm(&gram.values),
+                None => gram.squared_norm(),
+            };
+            targets[n] = Some(Target { values: gram.values.clone(), squared_norm: squared_norm.max(SMALLEST_NORM) });
         }
         self.style = targets;
         if let Some(workspace) = &self.workspace {
@@ -265,12 +265,14 @@ mod tests {
     #[test]
     fn kernels_are_translated_for_all_systems() {
         let gpu = Gpu::open(&AdapterChoice::Number(0)).unwrap();
-        let weights = Vgg::built_in().unwrap();
-        for pooling in [Pooling::Max, Pooling::Average] {
+        let networks = [Vgg::built_in().unwrap(), Vgg::light().unwrap()];
+        for (weights, pooling) in
+            networks.iter().flat_map(|weights| [Pooling::Max, Pooling::Average].map(|pooling| (weights, pooling)))
+        {
             for (content, style) in [("relu3_3", "relu1_2, relu2_2, relu3_3, relu4_3"), ("relu1_1", "")] {
                 let (content_layers, style_layers) = (parse_layers(content).unwrap(), parse_layers(style).unwrap());
                 let layers = LossLayers { content_layers, style_layers, pooling };
-                let mut objective = GpuObjective::new(&weights, layers, &gpu).unwrap();
+                let mut objective = GpuObjective::new(weights, layers, &gpu).unwrap();
                 let picture = Image::filled(16, 16, 90.0);
                 objective.grams(&picture).unwrap();
                 objective.set_content(&picture).unwrap();

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::metric::Metric;
 use crate::{
     Error, Result,
     gpu::{Filters, FirstFilters, Gpu, Storage},
-    network::{Layer, Vgg},
+    network::{Convolution, Layer, Vgg},
 };
 
 /// Channels must be a multiple of this.
@@ -26,6 +27,8 @@ pub(super) struct Network {
     pub(super) first: Option<FirstFilters>,
     /// Of each convolution but the first.
     pub(super) others: Vec<Filters>,
+    /// Of each layer, if the weights have one.
+    pub(super) metrics: Vec<Option<Metric>>,
     /// Matrix units compute it.
     pub(super) by_units: bool,
 }
@@ -59,11 +62,15 @@ impl Network {
         }
         let scale = if by_units { FEATURE_SCALE } else { 1.0 };
         let mut convolutions = weights.up_to(deepest).map(|(_, convolution)| convolution);
-        let (first, others) = gpu.checked(|| {
+        let metric = |(layer, convolution): (Layer, &Convolution)| {
+            Some(Metric::new(&gpu, convolution.outputs, weights.metric(layer)?, by_units))
+        };
+        let (first, others, metrics) = gpu.checked(|| {
             let first = convolutions.next().map(|first| FirstFilters::new(&gpu, first, weights.mean(), scale));
-            (first, convolutions.map(|convolution| Filters::new(&gpu, convolution, scale, by_units)).collect())
+            let others = convolutions.map(|convolution| Filters::new(&gpu, convolution, scale, by_units)).collect();
+            (first, others, weights.up_to(deepest).map(metric).collect())
         })?;
-        Ok(Self { gpu, deepest, first, others, by_units })
+        Ok(Self { gpu, deepest, first, others, metrics, by_units })
     }
 
     /// How features are stored.

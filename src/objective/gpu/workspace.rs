@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     Result,
-    gpu::{Direction, Epilogue, Gpu, GramCut, Pass, PixelBuffers, Recorder, Scratch, Shape, Terms, content_sums},
+    gpu::{
+        Direction, Epilogue, Gpu, GramCut, InMetric, Pass, PixelBuffers, Product, Recorder, Scratch, Shape, Terms,
+        content_sums,
+    },
     network::Pooling,
     objective::LossWeights,
 };
@@ -72,6 +75,8 @@ struct StyleBuffers {
     cut: GramCut,
     wanted: wgpu::Buffer,
     difference: wgpu::Buffer,
+    /// For the difference in a metric.
+    metric_scratch: Option<[wgpu::Buffer; 2]>,
     sums: u32,
     uniform: wgpu::Buffer,
     /// Of the gradient by matrix units.
@@ -107,17 +112,16 @@ impl Workspace {
         let pixels = gpu.checked(|| PixelBuffers::new(gpu, (size.0 as u32, size.1 as u32)))?;
         let pixel_sums = [(); TERMS].map(|()| places.take(pixels.sums()));
         let storage = network.storage();
-        let largest = layers.iter().map(|layer| layer.shape).max_by_key(|shape| shape.values());
+        let largest = layers.iter().map(|layer| layer.features.size()).max().unwrap_or(0);
         let (turns, sums, numbers, parts, scratch) = gpu.checked(|| {
             let scratch = scratch(network, &layers);
-            let largest = largest.unwrap_or(Shape { width: 0, height: 0, channels: 0 });
-            let turns = [(); 2].map(|()| gpu.features(largest, storage));
+            let turns = [(); 2].map(|()| gpu.memory(largest));
             let parts = layers.iter().flat_map(|layer| &layer.style).map(|style| style.cut.part_bytes()).max();
             let numbers = gpu.memory(4 * (NUMBERS * layers.len() + TERMS) as u64);
             (turns, gpu.memory(4 * u64::from(places.0)), numbers, gpu.memory(parts.unwrap_or(0)), scratch)
         })?;
         let plan = Plan { network, steps, pooling, pixels: &pixels, sums: &sums, numbers: &numbers, parts: &parts };
-        let content = plan.content(&layers, scratch.as_ref())?;
+        let content = plan.content(&layers, &turns[0], scratch.as_ref())?;
         let (evaluation, first_uniform) = plan.evaluation(&mut layers, &turns, scratch.as_ref())?;
         let pixel_uniform = gpu.uniform([0u32; 8]);
         let step_uniform = gpu.uniform([0u32; 4]);
@@ -259,10 +263,11 @@ pub(super) fn grams(
     for layer in &layers {
         let Some(StyleBuffers { cut, wanted, difference, .. }) = &layer.style else { continue };
         // The target is still zero: the difference is the matrix.
-        let (parts, sums) = gpu.checked(|| (gpu.memory(cut.part_bytes()), gpu.memory(4 * u64::from(cut.sums()))))?;
+        let (parts, sums) =
+            gpu.checked(|| (gpu.memory(cut.part_bytes()), gpu.memory(4 * u64::from(cut.sums(false)))))?;
         let uniform = gpu.uniform(cut.uniform(scale, 1.0, 0));
         let buffers = [&uniform, &layer.features, &parts, wanted, difference, &sums];
-        recorder.gram("gram", cut, [network.by_units, false], buffers)?;
+        recorder.gram("gram", cut, [network.by_units, false], buffers, None)?;
         differences.push((difference, (cut.bytes() / 4) as usize));
     }
     gpu.submit(&recorder.passes, &[])?;
@@ -282,10 +287,12 @@ fn layers(network: &Network, steps: &[Step], size: (usize, usize), places: &mut 
         });
         let style = step.has_style.then(|| {
             let cut = GramCut::new(shape);
-            let sums = places.take(cut.sums());
+            let sums = places.take(cut.sums(step.has_metric));
             let uniform = gpu.uniform(cut.uniform(1.0, 0.0, sums));
-            let [wanted, difference] = [(); 2].map(|()| gpu.memory(cut.bytes()));
-            StyleBuffers { cut, wanted, difference, sums, uniform, unit_uniform: None }
+            let matrix = || gpu.memory(cut.bytes());
+            let metric_scratch = step.has_metric.then(|| [matrix(), matrix()]);
+            let (wanted, difference) = (matrix(), matrix());
+            StyleBuffers { cut, wanted, difference, metric_scratch, sums, uniform, unit_uniform: None }
         });
         let pooled = step.pooled.then(|| gpu.features(shapes[n - 1].pooled(), storage));
         LayerBuffers { shape, features: gpu.features(shape, storage), pooled, content, style }
@@ -347,14 +354,25 @@ impl Plan<'_> {
         }
     }
 
-    /// The features of the content and their norms.
-    fn content(&self, layers: &[LayerBuffers], scratch: Option<&Scratch>) -> Result<Vec<Pass>> {
+    /// The features of the content and their norms. `products` has room for features in a metric.
+    fn content(
+        &self,
+        layers: &[LayerBuffers],
+        products: &wgpu::Buffer,
+        scratch: Option<&Scratch>,
+    ) -> Result<Vec<Pass>> {
         let mut recorder = Recorder::new(&self.network.gpu, self.network.storage());
         self.forward(&mut recorder, layers, end(self.steps, |step| step.has_content), scratch)?;
         let mut lists = Vec::new();
         for (n, layer) in layers.iter().enumerate() {
             let Some(content) = &layer.content else { continue };
-            recorder.norm("norm", layer.shape, content.sums, [&layer.features, self.sums])?;
+            let metric = self.network.metrics[n].as_ref();
+            if let Some(metric) = metric {
+                let buffers = [&layer.features, &metric.factor, products];
+                recorder.multiply("metric", layer.shape, Product::Metric { subtrahend: None }, buffers)?;
+            }
+            let buffers = [&layer.features, self.sums];
+            recorder.norm("norm", layer.shape, content.sums, buffers, metric.map(|_| products))?;
             lists.push([content.sums, content_sums(layer.shape), (NUMBERS * n + NORM) as u32]);
         }
         recorder.sum("norms", &lists, [self.sums, self.numbers])?;
@@ -386,7 +404,7 @@ impl Plan<'_> {
                 recorder.unpool(&label, shape, self.pooling, ends_at_relu, buffers)?;
                 turn = 1 - turn;
             }
-            self.losses(&mut recorder, layers, n, (&turns[turn], !is_last), &mut lists)?;
+            self.losses(&mut recorder, layers, n, ([&turns[turn], &turns[1 - turn]], !is_last), &mut lists)?;
             let Some(before) = n.checked_sub(1) else {
                 if let Some(first) = &self.network.first {
                     let buffers = [&turns[turn], &self.pixels.gradient];
@@ -407,34 +425,42 @@ impl Plan<'_> {
     }
 
     /// The losses at a step. Their gradients go to `gradient`, or are added to it if it `has_values`; the last pass
-    /// masks it by the ReLU.
+    /// masks it by the ReLU. `products` has room for features in a metric.
     fn losses(
         &self,
         recorder: &mut Recorder,
         layers: &mut [LayerBuffers],
         n: usize,
-        (gradient, mut has_values): (&wgpu::Buffer, bool),
+        ([gradient, products], mut has_values): ([&wgpu::Buffer; 2], bool),
         lists: &mut Vec<[u32; 3]>,
     ) -> Result<()> {
-        let name = self.steps[n].layer;
+        let (name, metric) = (self.steps[n].layer, self.network.metrics[n].as_ref());
         let LayerBuffers { shape, features, content, style, .. } = &mut layers[n];
         let place = |number: usize| (NUMBERS * n + number) as u32;
         if let Some(content) = content {
+            if let Some(metric) = metric {
+                let product = Product::Metric { subtrahend: Some(&content.wanted) };
+                let buffers = [&*features, &metric.factor, products];
+                recorder.multiply(&format!("content {name} in metric"), *shape, product, buffers)?;
+            }
             let buffers = [&*features, self.sums, &content.wanted, gradient, self.numbers];
             let places = [place(NORM), content.sums];
             let label = format!("content {name}");
-            let uniform = recorder.content(&label, *shape, places, [has_values, style.is_none()], buffers)?;
+            let flags = [has_values, style.is_none()];
+            let uniform = recorder.content(&label, *shape, places, flags, buffers, metric.map(|_| products))?;
             content.uniform = Some(uniform);
             lists.push([content.sums, content_sums(*shape), place(CONTENT)]);
             has_values = true;
         }
-        if let Some(StyleBuffers { cut, wanted, difference, sums, uniform, unit_uniform }) = style {
-            let by_units = self.network.by_units;
+        if let Some(StyleBuffers { cut, wanted, difference, metric_scratch, sums, uniform, unit_uniform }) = style {
+            let in_metric = metric.zip(metric_scratch.as_ref());
+            let in_metric =
+                in_metric.map(|(metric, scratch)| InMetric { metric: &metric.matrix, scratch: scratch.each_ref() });
             let buffers = [&*uniform, features, self.parts, wanted, difference, self.sums];
-            recorder.gram(&format!("gram {name}"), cut, [by_units; 2], buffers)?;
-            let buffers = [&*features, difference, gradient];
-            *unit_uniform = recorder.style(&format!("style {name}"), *shape, by_units, has_values, buffers)?;
-            lists.push([*sums, cut.sums(), place(STYLE)]);
+            recorder.gram(&format!("gram {name}"), cut, [self.network.by_units; 2], buffers, in_metric)?;
+            let (label, product) = (format!("style {name}"), Product::Style { adds: has_values });
+            *unit_uniform = recorder.multiply(&label, *shape, product, [&*features, difference, gradient])?;
+            lists.push([*sums, cut.sums(metric.is_some()), place(STYLE)]);
         }
         Ok(())
     }
