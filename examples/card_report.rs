@@ -16,13 +16,16 @@ use gstneuralstyle::{
     gpu::{Adapter, AdapterChoice},
     image::{Frame, Image, PackedFormat},
     network::Vgg,
-    objective::{self, Device, Losses, Objective, StepLength},
+    objective::{self, Device, LossWeights, Losses, Objective, StepLength},
     processor::Precision,
     style,
     stylizer::{Settings, Stylizer},
 };
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// All losses count.
+const WEIGHTS: LossWeights = LossWeights::new(1.0, 10.0).with_total_variation(2.0).with_grain(2.0).with_temporal(30.0);
 
 #[derive(Parser)]
 #[command(about = "Prints a page about a graphics card: whether it paints as the processor does, and how fast")]
@@ -171,7 +174,7 @@ fn compare(weights: &Arc<Vgg>, card: &Device, size: (usize, usize)) -> Result<Co
         let mut objective = objective::open(weights.clone(), settings.layers.clone(), device, &processor)?;
         aim(objective.as_mut(), size)?;
         let mut gradient = Image::filled(size.0, size.1, 0.0);
-        let losses = objective.evaluate(&textured(size, 3)?, &settings.loss_weights(), &mut gradient)?;
+        let losses = objective.evaluate(&textured(size, 3)?, &WEIGHTS, &mut gradient)?;
         Ok((losses, gradient))
     };
     let ((losses, gradient), (expected, expected_gradient)) = (evaluate(card)?, evaluate(&Device::Cpu)?);
@@ -217,7 +220,7 @@ fn time_iterations(
 ) -> Result<Iterations> {
     const MOST: f64 = 200.0;
     let settings = Settings::default();
-    let (weights_of_losses, length) = (settings.loss_weights(), StepLength::new(settings.learning_rate as f32, 0.0));
+    let length = StepLength::new(settings.learning_rate as f32, 0.0);
     let started = Instant::now();
     let mut objective = objective::open(weights.clone(), settings.layers, device, processor)?;
     aim(objective.as_mut(), size)?;
@@ -226,7 +229,7 @@ fn time_iterations(
     let mut steps = |count: usize| -> Result<f64> {
         let started = Instant::now();
         for _ in 0..count {
-            optimization.step(length, &weights_of_losses)?;
+            optimization.step(length, &WEIGHTS)?;
         }
         optimization.losses()?;
         Ok(1e3 * started.elapsed().as_secs_f64() / count as f64)

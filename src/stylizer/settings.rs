@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The long side, in pixels, of images in which a grain like the style's counts as much as a total variation of 1.
-const GRAIN_SIDE: f64 = 320.0;
+const GRAIN_SIDE: f64 = 480.0;
 /// The least grain of a style, 4 levels squared. Plain pictures have hardly any.
 const LEAST_GRAIN: f64 = 16.0 / (255.0 * 255.0);
 
