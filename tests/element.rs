@@ -481,6 +481,7 @@ fn numbers_out_of_range_do_not_get_in() {
     refused("style-weight", f64::NAN.to_value());
     refused("content-weight", (-1.0).to_value());
     refused("tv-weight", f64::INFINITY.to_value());
+    refused("style-scale", 4.5.to_value());
     refused("strength", 1.5.to_value());
     refused("learning-rate", 0.0.to_value());
     refused("iterations", 0u32.to_value());

@@ -16,6 +16,8 @@ use crate::image::Image;
 /// The rows above and below that a blurred row depends on.
 const REACH: usize = 2;
 const LEVELS: f32 = 255.0;
+/// Rows of an image whose grain is measured that are taken together.
+const BAND: usize = 16;
 
 /// The factor of a term in an image of this many values.
 pub(super) fn share(values: usize) -> f32 {
@@ -25,13 +27,17 @@ pub(super) fn share(values: usize) -> f32 {
 /// The grain of an image.
 pub(crate) fn grain(image: &Image) -> f64 {
     let (width, height) = image.size();
-    let mut scratch = vec![0.0; scratch_rows(height) * width];
+    // In bands, which need little memory.
+    let mut scratch = vec![0.0; scratch_rows(BAND) * width];
     let (mut sum, mut terms) = (0.0, vec![0.0; width]);
     for plane in image.planes().filter(|plane| !plane.is_empty()) {
-        let details = details(plane, (width, height), 0..height, &mut scratch);
-        for y in 0..height {
-            details.square(y, &mut terms);
-            sum += terms.iter().map(|term| f64::from(*term)).sum::<f64>();
+        for start in (0..height).step_by(BAND) {
+            let rows = start..height.min(start + BAND);
+            let details = details(plane, (width, height), rows.clone(), &mut scratch);
+            for y in rows {
+                details.square(y, &mut terms);
+                sum += terms.iter().map(|term| f64::from(*term)).sum::<f64>();
+            }
         }
     }
     sum * f64::from(share(image.data().len().max(1)))
@@ -147,7 +153,7 @@ fn blur([a, b, c, d, e]: [f32; 5]) -> f32 {
 mod tests {
     use super::*;
 
-    const SIZES: [(usize, usize); 7] = [(7, 6), (1, 1), (1, 6), (6, 1), (2, 3), (3, 2), (12, 11)];
+    const SIZES: [(usize, usize); 8] = [(7, 6), (1, 1), (1, 6), (6, 1), (2, 3), (3, 2), (12, 11), (3, 35)];
 
     fn image((width, height): (usize, usize)) -> Image {
         let values = (0..3 * width * height).map(|n| (n * 37 % 101) as f32);

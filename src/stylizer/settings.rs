@@ -134,7 +134,8 @@ impl Settings {
 
     /// How much each loss counts in images with this long side, with a style of this [grain](crate::objective::Losses).
     ///
-    /// The style picture is as large as the images: the larger they are, the more of its strokes is left of their grain.
+    /// The style picture is as large as the images, and grain is always of single pixels: the larger the images are, the
+    /// less of the grain belongs to strokes, and the more it counts.
     pub(super) fn loss_weights(&self, long_side: usize, style_grain: f64) -> LossWeights {
         let grain = self.tv_weight * long_side as f64 / GRAIN_SIDE / style_grain.max(LEAST_GRAIN);
         LossWeights::new(self.content_weight, self.style_weight)
